@@ -1,0 +1,86 @@
+"""Stop 6, the mathematics: PPO's losses (HMASD eq. 5) and the discriminators' (eq. 8); pure."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from hmasd.algorithm.returns import weighted_mean
+from hmasd.modules.distributions import gather_log_prob
+
+
+class PolicyLoss(NamedTuple):
+    """The clipped surrogate and how far the policy has moved; scalars."""
+
+    loss: Tensor
+    kl: Tensor  # estimate of KL(old || new), never negative
+    clip_fraction: Tensor
+    ratio_error: Tensor  # max |ratio - 1|; 0 before the first gradient step
+
+
+def policy_loss(
+    logp: Tensor, old_logp: Tensor, advantage: Tensor, clip: float, weight: Tensor | None = None
+) -> PolicyLoss:
+    """L = -E[min(ρ A, clip(ρ, 1 - ε, 1 + ε) A)], ρ = exp(logp - old_logp); all of one shape."""
+    log_ratio = logp - old_logp
+    ratio = log_ratio.exp()
+    clipped = ratio.clamp(1 - clip, 1 + clip)
+    surrogate = torch.minimum(ratio * advantage, clipped * advantage)
+    with torch.no_grad():
+        error = (ratio - 1).abs()
+        kl = weighted_mean(ratio - 1 - log_ratio, weight)
+        clip_fraction = weighted_mean((error > clip).to(ratio.dtype), weight)
+        ratio_error = (error if weight is None else error * weight).max()
+    return PolicyLoss(-weighted_mean(surrogate, weight), kl, clip_fraction, ratio_error)
+
+
+def huber(error: Tensor, delta: float) -> Tensor:
+    """½e² where |e| ≤ δ, else δ(|e| - ½δ)."""
+    size = error.abs()
+    return torch.where(size <= delta, 0.5 * error.square(), delta * (size - 0.5 * delta))
+
+
+def value_loss(
+    value: Tensor,
+    old_value: Tensor,
+    target: Tensor,
+    clip: float,
+    delta: float,
+    weight: Tensor | None = None,
+) -> Tensor:
+    """E[max(H(V - R), H(V_old + clip(V - V_old, ±ε) - R))], H the Huber loss; scalar.
+
+    Args:
+        value: V, broadcastable to target, normalised units.
+        old_value: V before the update, of value's shape.
+        target: R in normalised units.
+        clip: ε.
+        delta: Huber's δ.
+        weight: of target's shape, or None.
+    """
+    clipped = old_value + (value - old_value).clamp(-clip, clip)
+    worst = torch.maximum(huber(value - target, delta), huber(clipped - target, delta))
+    return weighted_mean(worst, weight)
+
+
+class SkillLoss(NamedTuple):
+    """A discriminator's loss and how often its best guess is right; scalars."""
+
+    loss: Tensor
+    accuracy: Tensor
+
+
+def skill_loss(log_probs: Tensor, skill: Tensor, weight: Tensor | None = None) -> SkillLoss:
+    """Cross-entropy of the skill in force (HMASD eq. 8): [..., n], [...] int64."""
+    with torch.no_grad():
+        right = (log_probs.argmax(-1) == skill).to(log_probs.dtype)
+        accuracy = weighted_mean(right, weight)
+    return SkillLoss(-weighted_mean(gather_log_prob(log_probs, skill), weight), accuracy)
+
+
+def explained_variance(prediction: Tensor, target: Tensor) -> Tensor:
+    """1 - Var(target - prediction) / Var(target); 1 perfect, 0 no better than a constant."""
+    variance = target.var(correction=0)
+    return 1 - (target - prediction).var(correction=0) / variance.clamp(min=1e-8)

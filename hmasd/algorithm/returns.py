@@ -1,0 +1,72 @@
+"""Stop 5: advantages; pure functions over any number of parallel sequences."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def generalized_advantage(
+    reward: Tensor,
+    value: Tensor,
+    next_value: Tensor,
+    terminated: Tensor,
+    ended: Tensor,
+    *,
+    discount: Tensor | float,
+    gae_lambda: float,
+) -> Tensor:
+    """GAE(γ, λ): A_t = δ_t + γλ (1 - ended_t) A_{t+1}, δ_t = r_t + γ (1 - terminated_t) V'_t - V_t.
+
+    All arguments are [T, ...] and broadcast against each other; time is the first axis.
+
+    Args:
+        reward: r_t.
+        value: V_t in real units.
+        next_value: V'_t, the value of the state that step t reached in the same episode; where the
+            episode was truncated, the value of its final state.
+        terminated: bool, what follows is worth 0.
+        ended: bool, step t+1 belongs to another episode. Terminated implies ended.
+        discount: γ, one number or one per step (γ^d for a decision that lasted d steps).
+        gae_lambda: λ.
+
+    Returns:
+        Advantages [T, ...] of the broadcast shape.
+    """
+    delta = reward + discount * next_value * (~terminated) - value
+    decay = (discount * gae_lambda * (~ended)).expand_as(delta)
+    advantage = torch.empty_like(delta)
+    running = torch.zeros_like(delta[0])
+    for t in reversed(range(len(delta))):
+        running = torch.addcmul(delta[t], decay[t], running)
+        advantage[t] = running
+    return advantage
+
+
+def weighted_mean(x: Tensor, weight: Tensor | None) -> Tensor:
+    """Mean of x where each entry counts `weight` times (same shape; None: all once)."""
+    return x.mean() if weight is None else (x * weight).sum() / weight.sum()
+
+
+def standardize(advantage: Tensor, weight: Tensor | None = None, eps: float = 1e-5) -> Tensor:
+    """Shift and scale advantages of any shape to mean 0 and standard deviation 1."""
+    mean = weighted_mean(advantage, weight)
+    variance = weighted_mean((advantage - mean).square(), weight)
+    return (advantage - mean) / (variance.sqrt() + eps)
+
+
+def segment_slots(env: Tensor) -> Tensor:
+    """For segments of several envs in order of time: how many segments of its env came before.
+
+    Args:
+        env: [D] int64, env of each segment.
+
+    Returns:
+        [D] int64; `padded[slot, env] = x` lays segments out time first, one column per env.
+    """
+    order = torch.argsort(env, stable=True)
+    counts = torch.bincount(env)
+    first = counts.cumsum(0) - counts
+    slot = torch.empty_like(env)
+    slot[order] = torch.arange(len(env), device=env.device) - first[env[order]]
+    return slot

@@ -1,0 +1,125 @@
+"""Every setting of a run in one dataclass; its docstrings are the command line's help.
+
+Symbols in brackets are the paper's (HMASD, NeurIPS 2023). Derived numbers are properties, never stored.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of one run. Precedence: defaults < preset or config_1.py < --config file < command line."""
+
+    # --- the task -----------------------------------------------------------------------------
+    env: str = "alice_and_bob"
+    """Name of the environment (`python train_sync_enhanced.py --help` lists the names)."""
+    num_envs: int = 32
+    """Environments that step in lock-step [E]."""
+    batch_size: int = 1024
+    """Samples of one synchronous round: one sample is one step of one env with all its agents.
+    Must be a multiple of num_envs; batch_size / num_envs steps per env make a round."""
+    total_steps: int = 3_000_000
+    """Env steps to train for, summed over the envs."""
+    episode_length: int = 100
+    """Steps after which an episode is truncated."""
+    seed: int = 1
+    """One number from which every random generator of the run is derived."""
+
+    # --- skills -------------------------------------------------------------------------------
+    skill_interval: int = 32
+    """Steps between two decisions of the coordinator [k]. The clock restarts with the episode."""
+    num_team_skills: int = 2
+    """Team skills Z to discover [n_Z]."""
+    num_agent_skills: int = 8
+    """Individual skills z to discover [n_z]."""
+    skill_input: Literal["input", "output"] = "output"
+    """Where the skill enters the discoverer: joined to the observation ('input'), or to the last
+    layer's input ('output': an additive preference over actions, learned sooner on small games)."""
+    agent_id: bool = False
+    """Append a one-hot agent number to every observation."""
+    reset_hidden_on_skill: bool = False
+    """Restart the GRU state with every new skill, not only with every new episode."""
+
+    # --- rewards ------------------------------------------------------------------------------
+    extrinsic_coef: float = 0.0
+    """Weight of the team reward in the discoverer's reward [lambda_e]."""
+    team_coef: float = 0.1
+    """Weight of log q_D(Z | s) in the discoverer's reward [lambda_D]."""
+    individual_coef: float = 0.2
+    """Weight of log q_d(z | o, Z) in the discoverer's reward [lambda_d]."""
+    intrinsic_offset: Literal["none", "log_n"] = "none"
+    """'none': the paper's log q, at most 0. 'log_n': adds log n to each, so that chance is worth 0
+    and ending an episode early is not attractive."""
+    high_discount: Literal["paper", "smdp"] = "paper"
+    """'paper': a segment's reward is the plain sum and gamma counts once per decision.
+    'smdp': gamma counts once per step, inside the sum and between decisions."""
+
+    # --- optimisation -------------------------------------------------------------------------
+    learning_rate: float = 5e-4
+    """Adam's step size, for all networks."""
+    adam_eps: float = 1e-5
+    """Adam's epsilon."""
+    max_grad_norm: float = 10.0
+    """Gradients of each network are clipped to this norm."""
+    coordinator_epochs: int = 15
+    """PPO passes over a batch of segments."""
+    discoverer_epochs: int = 15
+    """PPO passes over a round."""
+    clip: float = 0.2
+    """PPO's clip range of the probability ratio, and of the value in normalised space."""
+    value_coef: float = 1.0
+    """Weight of the value loss [lambda_c]."""
+    huber_delta: float = 10.0
+    """Where the Huber loss of the value goes from quadratic to linear."""
+    gamma: float = 0.99
+    """Discount."""
+    gae_lambda: float = 0.95
+    """GAE's lambda."""
+    high_entropy_coef: float = 0.1
+    """Weight of the coordinator's entropy [lambda_h]."""
+    low_entropy_coef: float = 0.01
+    """Weight of the discoverer's entropy [lambda_l]."""
+    high_level_batch_size: int = 64
+    """Closed segments after which the coordinator is updated, at the end of that round."""
+    chunk_length: int = 8
+    """Steps of a recurrent training sequence; must divide batch_size / num_envs."""
+    discriminator_epochs: int = 15
+    """Gradient steps of each discriminator per round, each on as many pairs as a round holds."""
+    discriminator_rounds: int = 10
+    """Rounds whose pairs the discriminators learn from; 1: this round's only."""
+
+    # --- networks -----------------------------------------------------------------------------
+    hidden_size: int = 64
+    """Width of every network."""
+    coordinator_blocks: int = 1
+    """Encoder blocks, and decoder blocks, of the coordinator's transformer."""
+    coordinator_heads: int = 1
+    """Attention heads of the coordinator's transformer."""
+
+    # --- evaluation, output, machine ----------------------------------------------------------
+    eval_interval: int = 100_000
+    """Env steps between two evaluations; 0: never."""
+    eval_episodes: int = 100
+    """Episodes of each evaluation, for greedy and for stochastic play."""
+    eval_only: bool = False
+    """Evaluate --model-path and stop."""
+    checkpoint_interval: int = 320_000
+    """Env steps between two checkpoints; 0: only at the end."""
+    model_path: str | None = None
+    """Checkpoint to go on from, or to evaluate."""
+    output_dir: str = "."
+    """Folder in which models/, logs/, tf-logs/ and runs/ are made."""
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    """How much the text log says."""
+    device: str = "cpu"
+    """torch device of the networks and of the round's memory."""
+    threads: int = 1
+    """CPU threads of torch. One is fastest here unless the machine is idle and the networks are wide."""
+
+    @property
+    def rollout_length(self) -> int:
+        """Steps per env in one round [T]."""
+        return self.batch_size // self.num_envs

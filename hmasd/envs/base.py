@@ -1,0 +1,39 @@
+"""Stop 1 of the walk: what a batched environment must offer."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+from gymnasium.spaces import Space
+
+from hmasd.types import EnvStep, EnvView
+
+
+class BatchedEnv(Protocol):
+    """`num_envs` copies of one game that step together and reset themselves when an episode ends."""
+
+    num_envs: int
+    num_agents: int
+    obs_size: int
+    state_size: int
+    action_space: Space  # of one agent: gymnasium Discrete or Box
+    episode_length: int
+
+    def reset(self, seed: int) -> EnvView:
+        """Start new episodes in all envs; the seed decides everything random from here on."""
+
+    def step(self, action: np.ndarray) -> EnvStep:
+        """Play one step in all envs; action: [E, N] int64, or [E, N, A] float32."""
+
+    def get_state(self) -> dict[str, np.ndarray]:
+        """Everything `set_state` needs to go on exactly from here, random generators included."""
+
+    def set_state(self, state: dict[str, np.ndarray]) -> None:
+        """Go on exactly from where `get_state` was called; raises ValueError on other shapes."""
+
+    def render(self, index: int = 0) -> np.ndarray:
+        """Picture of env `index`: [height, width, 3] uint8."""
+
+    def close(self) -> None:
+        """Give back what the env holds."""

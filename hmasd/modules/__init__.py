@@ -1,0 +1,1 @@
+"""The blocks that the networks are built from."""

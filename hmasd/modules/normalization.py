@@ -1,0 +1,49 @@
+"""Value normalisation: the critic learns targets of mean 0 and variance 1."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+MIN_VARIANCE = 1e-2
+
+
+class ValueNormalizer(nn.Module):
+    """Running mean and variance of the targets, exponentially weighted and debiased."""
+
+    mean: Tensor
+    mean_square: Tensor
+    debias: Tensor
+
+    def __init__(self, beta: float = 0.99999) -> None:
+        super().__init__()
+        self.beta = beta
+        self.register_buffer("mean", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("mean_square", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("debias", torch.zeros((), dtype=torch.float64))
+
+    def statistics(self) -> tuple[Tensor, Tensor]:
+        """Debiased mean and standard deviation, scalars; 0 and 1 before the first update."""
+        if self.debias == 0:
+            return torch.zeros_like(self.mean), torch.ones_like(self.mean)
+        mean = self.mean / self.debias
+        variance = self.mean_square / self.debias - mean.square()
+        return mean, variance.clamp(min=MIN_VARIANCE).sqrt()
+
+    @torch.no_grad()
+    def update(self, targets: Tensor) -> None:
+        """Take in one batch of targets of any shape."""
+        targets = targets.double()
+        self.mean.lerp_(targets.mean(), 1 - self.beta)
+        self.mean_square.lerp_(targets.square().mean(), 1 - self.beta)
+        self.debias.lerp_(torch.ones_like(self.debias), 1 - self.beta)
+
+    def normalize(self, value: Tensor) -> Tensor:
+        """Real units -> normalised units."""
+        mean, std = self.statistics()
+        return (value - mean) / std
+
+    def denormalize(self, value: Tensor) -> Tensor:
+        """Normalised units -> real units."""
+        mean, std = self.statistics()
+        return value * std + mean

@@ -1,0 +1,296 @@
+"""The four networks of HMASD (ALGORITHM: paper section 4); all agents share them.
+
+`SkillCoordinator` chooses skills (stop 2 of the walk); `SkillActor` and `SkillCritic` are the two
+halves of the skill discoverer; the two discriminators guess skills from where they led.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from gymnasium.spaces import Box, Discrete, Space
+from torch import Tensor, nn
+
+from hmasd.modules import distributions
+from hmasd.modules.attention import DecoderBlock, EncoderBlock
+from hmasd.modules.distributions import one_hot
+from hmasd.modules.init import RELU_GAIN, SMALL_GAIN, orthogonal
+from hmasd.modules.mlp import MLP
+from hmasd.modules.recurrent import GRU
+
+
+class NetworkSizes(NamedTuple):
+    """Everything that decides the shape of a parameter."""
+
+    num_agents: int
+    obs_size: int
+    state_size: int
+    num_team_skills: int
+    num_agent_skills: int
+    hidden_size: int
+    skill_input: str
+    coordinator_blocks: int
+    coordinator_heads: int
+
+
+class ChoiceScores(NamedTuple):
+    """A coordinator's view of choices already made; token 0 is the team skill, 1..N the agents'."""
+
+    logp: Tensor  # [B, N+1]
+    entropy: Tensor  # [B, N+1]
+    value: Tensor  # [B, N+1]
+
+
+class SkillCoordinator(nn.Module):
+    """High level: (s, o^1..o^N) -> Z, then z^1..z^N one after the other (a transformer)."""
+
+    def __init__(self, sizes: NetworkSizes) -> None:
+        super().__init__()
+        width, blocks, heads = sizes.hidden_size, sizes.coordinator_blocks, sizes.coordinator_heads
+        self.num_team_skills = sizes.num_team_skills
+        self.num_agent_skills = sizes.num_agent_skills
+        self.embed_state = self._embedding(sizes.state_size, width)
+        self.embed_obs = self._embedding(sizes.obs_size, width)
+        self.encoder = nn.Sequential(*(EncoderBlock(width, heads) for _ in range(blocks)))
+        self.value_head = nn.Sequential(
+            orthogonal(nn.Linear(width, width), RELU_GAIN),
+            nn.GELU(),
+            nn.LayerNorm(width),
+            orthogonal(nn.Linear(width, 1), SMALL_GAIN),
+        )
+        # One vocabulary for what the decoder reads: the start symbol, team skills, agent skills.
+        self.vocabulary = 1 + sizes.num_team_skills + sizes.num_agent_skills
+        self.embed_choice = nn.Sequential(
+            orthogonal(nn.Linear(self.vocabulary, width, bias=False), RELU_GAIN),
+            nn.GELU(),
+            nn.LayerNorm(width),
+        )
+        self.decoder = nn.ModuleList(DecoderBlock(width, heads) for _ in range(blocks))
+        self.team_head = self._choice_head(width, sizes.num_team_skills)
+        self.agent_head = self._choice_head(width, sizes.num_agent_skills)
+
+    @staticmethod
+    def _embedding(size: int, width: int) -> nn.Sequential:
+        linear = orthogonal(nn.Linear(size, width), RELU_GAIN)
+        return nn.Sequential(nn.LayerNorm(size), linear, nn.GELU(), nn.LayerNorm(width))
+
+    @staticmethod
+    def _choice_head(width: int, num_choices: int) -> nn.Sequential:
+        return nn.Sequential(
+            orthogonal(nn.Linear(width, width), RELU_GAIN),
+            nn.GELU(),
+            nn.LayerNorm(width),
+            orthogonal(nn.Linear(width, num_choices), SMALL_GAIN),
+        )
+
+    def encode(self, state: Tensor, obs: Tensor) -> Tensor:
+        """State [B, S] and observations [B, N, O] -> tokens [B, N+1, d]; token 0 is the state's."""
+        tokens = torch.cat([self.embed_state(state).unsqueeze(1), self.embed_obs(obs)], dim=1)
+        return self.encoder(tokens)
+
+    def value(self, encoded: Tensor) -> Tensor:
+        """V_h of every token, in normalised units: [B, N+1, d] -> [B, N+1]."""
+        return self.value_head(encoded).squeeze(-1)
+
+    def _decode(self, encoded: Tensor, words: Tensor) -> Tensor:
+        """Encoder's output [B, L, d] and the L words read so far [B, L] int64 -> [B, L, d]."""
+        tokens = self.embed_choice(one_hot(words, self.vocabulary, encoded.dtype))
+        for block in self.decoder:
+            tokens = block(tokens, encoded)
+        return tokens
+
+    def _words(self, team_skill: Tensor, agent_skills: Tensor) -> Tensor:
+        """Choices [B] and [B, n] as what the decoder reads, start symbol first: [B, n+2]."""
+        start = torch.zeros_like(team_skill).unsqueeze(-1)
+        team = 1 + team_skill.unsqueeze(-1)
+        return torch.cat([start, team, 1 + self.num_team_skills + agent_skills], dim=-1)
+
+    def act(
+        self, state: Tensor, obs: Tensor, generator: torch.Generator | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Choose skills for B teams; without generator: the most likely ones.
+
+        Returns:
+            team_skill [B], agent_skills [B, N], logp [B, N+1].
+        """
+        encoded = self.encode(state, obs)
+        words = torch.zeros(len(state), 1, dtype=torch.int64, device=state.device)
+        choices, logps = [], []
+        for token in range(encoded.shape[1]):
+            decoded = self._decode(encoded[:, : token + 1], words)[:, -1]
+            head = self.agent_head if token else self.team_head
+            log_probs = head(decoded).log_softmax(-1)
+            choice = distributions.sample_categorical(log_probs, generator)
+            choices.append(choice)
+            logps.append(distributions.gather_log_prob(log_probs, choice))
+            word = choice + (1 + self.num_team_skills if token else 1)
+            words = torch.cat([words, word.unsqueeze(-1)], dim=-1)
+        return choices[0], torch.stack(choices[1:], dim=-1), torch.stack(logps, dim=-1)
+
+    def evaluate(
+        self, state: Tensor, obs: Tensor, team_skill: Tensor, agent_skills: Tensor
+    ) -> ChoiceScores:
+        """Score choices already made, all tokens in one teacher-forced pass.
+
+        Args:
+            state: [B, S].
+            obs: [B, N, O].
+            team_skill: [B] int64.
+            agent_skills: [B, N] int64.
+        """
+        encoded = self.encode(state, obs)
+        decoded = self._decode(encoded, self._words(team_skill, agent_skills[:, :-1]))
+        team = self.team_head(decoded[:, :1]).log_softmax(-1)  # [B, 1, n_Z]
+        agents = self.agent_head(decoded[:, 1:]).log_softmax(-1)  # [B, N, n_z]
+        logp = torch.cat(
+            [
+                distributions.gather_log_prob(team, team_skill.unsqueeze(-1)),
+                distributions.gather_log_prob(agents, agent_skills),
+            ],
+            dim=-1,
+        )
+        entropy = torch.cat(
+            [distributions.categorical_entropy(team), distributions.categorical_entropy(agents)],
+            dim=-1,
+        )
+        return ChoiceScores(logp, entropy, self.value(encoded))
+
+
+class RecurrentTrunk(nn.Module):
+    """MLP, GRU, LayerNorm, with a one-hot skill joined to the input or to the output."""
+
+    def __init__(self, input_size: int, num_skills: int, sizes: NetworkSizes) -> None:
+        super().__init__()
+        self.num_skills = num_skills
+        self.skill_at_input = sizes.skill_input == "input"
+        joined = num_skills if self.skill_at_input else 0
+        self.output_size = sizes.hidden_size + num_skills - joined
+        self.mlp = MLP(input_size + joined, sizes.hidden_size)
+        self.gru = GRU(sizes.hidden_size, sizes.hidden_size)
+        self.norm = nn.LayerNorm(sizes.hidden_size)
+
+    def forward(
+        self, inputs: Tensor, skill: Tensor, hidden: Tensor, keep: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Run L steps of B sequences.
+
+        Args:
+            inputs: [L, B, input_size].
+            skill: [L, B] int64.
+            hidden: [B, d] GRU state before the first step.
+            keep: [L, B], 0 where the GRU state restarts.
+
+        Returns:
+            features [L, B, output_size] and the GRU state after each step [L, B, d].
+        """
+        skill_hot = one_hot(skill, self.num_skills, inputs.dtype)
+        if self.skill_at_input:
+            inputs = torch.cat([inputs, skill_hot], dim=-1)
+        states = self.gru(self.mlp(inputs), hidden, keep)
+        features = self.norm(states)
+        if not self.skill_at_input:
+            features = torch.cat([features, skill_hot], dim=-1)
+        return features, states
+
+
+class SkillActor(nn.Module):
+    """Low level: own observation and own skill z^i -> action; sees nothing else (decentralised)."""
+
+    def __init__(self, sizes: NetworkSizes, action_space: Space) -> None:
+        super().__init__()
+        self.trunk = RecurrentTrunk(sizes.obs_size, sizes.num_agent_skills, sizes)
+        self.discrete = isinstance(action_space, Discrete)
+        if isinstance(action_space, Discrete):
+            num_outputs = int(action_space.n)
+        elif isinstance(action_space, Box) and len(action_space.shape) == 1:
+            num_outputs = action_space.shape[0]
+            self.log_std = nn.Parameter(torch.zeros(num_outputs))
+        else:
+            raise ValueError(
+                f"action space {action_space} is not supported: use Discrete or a Box of one axis"
+            )
+        self.head = orthogonal(nn.Linear(self.trunk.output_size, num_outputs), SMALL_GAIN)
+
+    def forward(
+        self, obs: Tensor, skill: Tensor, hidden: Tensor, keep: Tensor, mask: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Action distribution of every step.
+
+        Args:
+            obs: [L, B, O].
+            skill: [L, B] int64.
+            hidden: [B, d].
+            keep: [L, B].
+            mask: [L, B, A] bool or None.
+
+        Returns:
+            Log-probabilities (discrete) or means (continuous) [L, B, A], GRU states [L, B, d].
+        """
+        features, states = self.trunk(obs, skill, hidden, keep)
+        output = self.head(features)
+        if self.discrete:
+            output = distributions.mask_logits(output, mask).log_softmax(-1)
+        return output, states
+
+    def sample(self, output: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Draw actions from `forward`'s output [..., A]; without generator: the most likely."""
+        if self.discrete:
+            return distributions.sample_categorical(output, generator)
+        return distributions.sample_gaussian(output, self.log_std, generator)
+
+    def log_prob(self, output: Tensor, action: Tensor) -> Tensor:
+        """Log-probability of actions under `forward`'s output: [..., A] -> [...]."""
+        if self.discrete:
+            return distributions.gather_log_prob(output, action)
+        return distributions.gaussian_log_prob(output, self.log_std, action)
+
+    def entropy(self, output: Tensor) -> Tensor:
+        """[..., A] -> [...], in nats."""
+        if self.discrete:
+            return distributions.categorical_entropy(output)
+        return distributions.gaussian_entropy(output, self.log_std)
+
+
+class SkillCritic(nn.Module):
+    """Low level: V_l(s, Z), one value per env, in normalised units."""
+
+    def __init__(self, sizes: NetworkSizes) -> None:
+        super().__init__()
+        self.trunk = RecurrentTrunk(sizes.state_size, sizes.num_team_skills, sizes)
+        self.head = orthogonal(nn.Linear(self.trunk.output_size, 1), 1.0)
+
+    def forward(
+        self, state: Tensor, team_skill: Tensor, hidden: Tensor, keep: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """States [L, B, S], skills [L, B], hidden [B, d], keep [L, B] -> [L, B], [L, B, d]."""
+        features, states = self.trunk(state, team_skill, hidden, keep)
+        return self.head(features).squeeze(-1), states
+
+
+class TeamDiscriminator(nn.Module):
+    """q_D(Z | s)."""
+
+    def __init__(self, sizes: NetworkSizes) -> None:
+        super().__init__()
+        self.mlp = MLP(sizes.state_size, sizes.hidden_size)
+        self.head = orthogonal(nn.Linear(sizes.hidden_size, sizes.num_team_skills), SMALL_GAIN)
+
+    def forward(self, state: Tensor) -> Tensor:
+        """[..., S] -> log-probabilities [..., n_Z]."""
+        return self.head(self.mlp(state)).log_softmax(-1)
+
+
+class IndividualDiscriminator(nn.Module):
+    """q_d(z^i | o^i, Z)."""
+
+    def __init__(self, sizes: NetworkSizes) -> None:
+        super().__init__()
+        self.num_team_skills = sizes.num_team_skills
+        self.mlp = MLP(sizes.obs_size + sizes.num_team_skills, sizes.hidden_size)
+        self.head = orthogonal(nn.Linear(sizes.hidden_size, sizes.num_agent_skills), SMALL_GAIN)
+
+    def forward(self, obs: Tensor, team_skill: Tensor) -> Tensor:
+        """Observations [..., O] and team skills [...] -> log-probabilities [..., n_z]."""
+        skill_hot = one_hot(team_skill, self.num_team_skills, obs.dtype)
+        return self.head(self.mlp(torch.cat([obs, skill_hot], dim=-1))).log_softmax(-1)
