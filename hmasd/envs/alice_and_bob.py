@@ -1,0 +1,362 @@
+"""Stop 1 of the walk, the guide's game: two agents, two keys, two diamonds, no shaped reward.
+
+A 10 x 10 map of codes (0 empty, 1 wall, 2 and 3 the agents, 4 and 5 the keys, 6 and 7 the
+diamonds). Diamond i is collected, for good, in a step after which any agent stands on it while
+any agent stands on key i. The team's only reward is 1 for the second diamond, which ends the
+episode.
+
+What the map shows is a function of the agents' cells and of what was collected:
+
+* an agent hides what it stands on, so a held key is never drawn;
+* where both agents share a cell the map shows agent 1, who moves last. If one of them leaves,
+  the other is drawn there (the authors' code clears the cell);
+* the centre of an agent's patch is always its own code, also on a shared cell.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from gymnasium.spaces import Discrete
+from numba import njit
+
+from hmasd.envs.alice_and_bob_picture import draw_picture
+from hmasd.envs.random_state import next_uint64, seed_states
+from hmasd.types import EnvStep, EnvView
+
+SIZE = 10
+NUM_AGENTS = 2
+NUM_ACTIONS = 5
+KEYS = np.array([[1, 8], [1, 1]], dtype=np.int64)  # [2, 2] row, column
+GOALS = np.array([[8, 1], [8, 8]], dtype=np.int64)  # [2, 2]
+MOVES = np.array([[0, 1], [0, -1], [-1, 0], [1, 0], [0, 0]], dtype=np.int64)  # [5, 2]
+OBS_SIZE = 11
+STATE_SIZE = SIZE * SIZE
+INNER = SIZE - 2  # cells to walk on, per side
+
+
+@njit(cache=True)
+def _place(position: np.ndarray, rng: np.ndarray, env: int) -> None:
+    """Put the agents of `env` on two distinct uniform cells; position: [E, 2, 2]."""
+    cells = INNER * INNER
+    high = next_uint64(rng, env) >> np.uint64(32)
+    pair = np.int64((high * np.uint64(cells * (cells - 1))) >> np.uint64(32))
+    first = pair // (cells - 1)
+    second = pair % (cells - 1)
+    if second >= first:
+        second += 1
+    position[env, 0, 0] = 1 + first // INNER
+    position[env, 0, 1] = 1 + first % INNER
+    position[env, 1, 0] = 1 + second // INNER
+    position[env, 1, 1] = 1 + second % INNER
+
+
+@njit(cache=True)
+def _draw_state(position: np.ndarray, collected: np.ndarray, out: np.ndarray) -> None:
+    """The map of one env; position: [2, 2], collected: [2], out: [100]."""
+    for row in range(SIZE):
+        for column in range(SIZE):
+            edge = row in (0, SIZE - 1) or column in (0, SIZE - 1)
+            out[row * SIZE + column] = 1.0 if edge else 0.0
+    for i in range(2):
+        out[KEYS[i, 0] * SIZE + KEYS[i, 1]] = 4.0 + i
+        if not collected[i]:
+            out[GOALS[i, 0] * SIZE + GOALS[i, 1]] = 6.0 + i
+    for agent in range(NUM_AGENTS):
+        out[position[agent, 0] * SIZE + position[agent, 1]] = 2.0 + agent
+
+
+@njit(cache=True)
+def _draw_obs(position: np.ndarray, state: np.ndarray, out: np.ndarray) -> None:
+    """Both agents' patches and cells; position: [2, 2], state: [100], out: [2, 11]."""
+    for agent in range(NUM_AGENTS):
+        row = position[agent, 0]
+        column = position[agent, 1]
+        for i in range(3):
+            for j in range(3):
+                out[agent, 3 * i + j] = state[(row + i - 1) * SIZE + column + j - 1]
+        out[agent, 4] = 2.0 + agent
+        out[agent, 9] = row
+        out[agent, 10] = column
+
+
+@njit(cache=True)
+def _move(position: np.ndarray, action: np.ndarray) -> None:
+    """Walk both agents of one env; position: [2, 2], action: [2]. Only walls block."""
+    for agent in range(NUM_AGENTS):
+        row = position[agent, 0] + MOVES[action[agent], 0]
+        column = position[agent, 1] + MOVES[action[agent], 1]
+        if 1 <= row <= INNER and 1 <= column <= INNER:
+            position[agent, 0] = row
+            position[agent, 1] = column
+
+
+@njit(cache=True)
+def _anyone_on(position: np.ndarray, cell: np.ndarray) -> bool:
+    """Whether any agent stands on the cell; position: [2, 2], cell: [2]."""
+    for agent in range(NUM_AGENTS):
+        if position[agent, 0] == cell[0] and position[agent, 1] == cell[1]:
+            return True
+    return False
+
+
+@njit(cache=True)
+def _collect(position: np.ndarray, collected: np.ndarray) -> None:
+    """Collect every diamond stood on while its key is held; position: [2, 2], collected: [2]."""
+    for i in range(2):
+        if _anyone_on(position, KEYS[i]) and _anyone_on(position, GOALS[i]):
+            collected[i] = True
+
+
+@njit(cache=True)
+def _find_bad_action(action: np.ndarray) -> int:
+    """Flat index of the first action outside 0..4 in [E, 2], -1 if there is none."""
+    for env in range(action.shape[0]):
+        for agent in range(NUM_AGENTS):
+            if action[env, agent] < 0 or action[env, agent] >= NUM_ACTIONS:
+                return env * NUM_AGENTS + agent
+    return -1
+
+
+@njit(cache=True)
+def _restart(
+    position: np.ndarray, collected: np.ndarray, clock: np.ndarray, rng: np.ndarray, env: int
+) -> None:
+    """Begin a new episode in `env`."""
+    _place(position, rng, env)
+    collected[env] = False
+    clock[env] = 0
+
+
+@njit(cache=True)
+def _restart_all(
+    position: np.ndarray, collected: np.ndarray, clock: np.ndarray, rng: np.ndarray
+) -> None:
+    """Begin a new episode in every env."""
+    for env in range(position.shape[0]):
+        _restart(position, collected, clock, rng, env)
+
+
+@njit(cache=True)
+def _draw_all(
+    position: np.ndarray, collected: np.ndarray, obs: np.ndarray, state: np.ndarray
+) -> None:
+    """Write what is seen now into obs [E, 2, 11] and state [E, 100]."""
+    for env in range(position.shape[0]):
+        _draw_state(position[env], collected[env], state[env])
+        _draw_obs(position[env], state[env], obs[env])
+
+
+@njit(cache=True)
+def _advance_all(
+    action: np.ndarray,
+    position: np.ndarray,
+    collected: np.ndarray,
+    clock: np.ndarray,
+    episode_length: int,
+    terminated: np.ndarray,
+    truncated: np.ndarray,
+) -> None:
+    """Play one step in every env, without restarts; terminated and truncated: [E]."""
+    for env in range(position.shape[0]):
+        _move(position[env], action[env])
+        _collect(position[env], collected[env])
+        clock[env] += 1
+        terminated[env] = collected[env, 0] and collected[env, 1]
+        truncated[env] = clock[env] >= episode_length and not terminated[env]
+
+
+@njit(cache=True)
+def _restart_ended(
+    position: np.ndarray,
+    collected: np.ndarray,
+    clock: np.ndarray,
+    rng: np.ndarray,
+    obs: np.ndarray,
+    state: np.ndarray,
+    ended: np.ndarray,
+) -> None:
+    """Begin new episodes where `ended` [E] and draw them into obs and state."""
+    for env in range(position.shape[0]):
+        if ended[env]:
+            _restart(position, collected, clock, rng, env)
+            _draw_state(position[env], collected[env], state[env])
+            _draw_obs(position[env], state[env], obs[env])
+
+
+class AliceAndBob:
+    """`num_envs` games of Alice_and_Bob (see the module's text for the rules).
+
+    Actions: 0 right, 1 left, 2 up, 3 down, 4 stay; agent 0 moves first and only walls block.
+    Observation of an agent: its 3 x 3 patch of codes, row by row, then its row and column, raw.
+    State: the map, row by row. Nothing tells the time.
+
+    The arrays of an `EnvView` or `EnvStep` belong to the env and are written again by the next
+    `step`, `reset` or `set_state`: read them before, or copy what must last.
+    """
+
+    num_agents = NUM_AGENTS
+    obs_size = OBS_SIZE
+    state_size = STATE_SIZE
+
+    def __init__(self, num_envs: int, episode_length: int = 100) -> None:
+        """Make the envs; `reset` or `set_state` starts them.
+
+        Args:
+            num_envs: number of games, at least 1.
+            episode_length: steps after which an episode is truncated, at least 1.
+
+        Raises:
+            ValueError: a number is below 1.
+        """
+        for name, value in (("num_envs", num_envs), ("episode_length", episode_length)):
+            if value < 1:
+                raise ValueError(f"{name} is {value}, but must be at least 1")
+        self.num_envs = num_envs
+        self.episode_length = episode_length
+        self.action_space = Discrete(NUM_ACTIONS)
+        self._started = False
+        self._position = np.ones((num_envs, NUM_AGENTS, 2), dtype=np.int64)
+        self._collected = np.zeros((num_envs, 2), dtype=np.bool_)
+        self._clock = np.zeros(num_envs, dtype=np.int64)
+        self._rng = np.zeros(num_envs, dtype=np.uint64)
+        self._obs = np.zeros((num_envs, NUM_AGENTS, OBS_SIZE), dtype=np.float32)
+        self._state = np.zeros((num_envs, STATE_SIZE), dtype=np.float32)
+        self._final_obs = np.zeros_like(self._obs)
+        self._final_state = np.zeros_like(self._state)
+        self._reward = np.zeros(num_envs, dtype=np.float32)
+        self._terminated = np.zeros(num_envs, dtype=np.bool_)
+        self._truncated = np.zeros(num_envs, dtype=np.bool_)
+
+    def reset(self, seed: int) -> EnvView:
+        """Start new episodes in all envs; what env e does depends on (seed, e) alone."""
+        self._rng[:] = seed_states(seed, self.num_envs)
+        _restart_all(self._position, self._collected, self._clock, self._rng)
+        _draw_all(self._position, self._collected, self._obs, self._state)
+        self._started = True
+        return EnvView(self._obs, self._state)
+
+    def step(self, action: np.ndarray) -> EnvStep:
+        """Play one step in all envs and restart those that ended; action: [E, 2] integers 0..4.
+
+        Raises:
+            ValueError: the actions' shape, type or a value is wrong; nothing was played then.
+            RuntimeError: the env was not started.
+        """
+        action = self._check_action(action)
+        _advance_all(
+            action,
+            self._position,
+            self._collected,
+            self._clock,
+            self.episode_length,
+            self._terminated,
+            self._truncated,
+        )
+        self._reward[:] = self._terminated
+        _draw_all(self._position, self._collected, self._final_obs, self._final_state)
+        self._obs[:] = self._final_obs
+        self._state[:] = self._final_state
+        _restart_ended(
+            self._position,
+            self._collected,
+            self._clock,
+            self._rng,
+            self._obs,
+            self._state,
+            self._terminated | self._truncated,
+        )
+        return EnvStep(
+            view=EnvView(self._obs, self._state),
+            reward=self._reward,
+            terminated=self._terminated,
+            truncated=self._truncated,
+            final_obs=self._final_obs,
+            final_state=self._final_state,
+            success=self._terminated,
+        )
+
+    def get_state(self) -> dict[str, np.ndarray]:
+        """Copies of all that `set_state` needs to go on exactly from here.
+
+        Returns:
+            position [E, 2, 2] int64, collected [E, 2] bool, clock [E] int64, rng [E] uint64.
+        """
+        return {name: array.copy() for name, array in self._memory().items()}
+
+    def set_state(self, state: dict[str, np.ndarray]) -> None:
+        """Go on exactly from where `get_state` was called, on an env of as many games.
+
+        Raises:
+            ValueError: a name, a shape, a type or a value is not what `get_state` returns.
+        """
+        memory = self._memory()
+        _check_memory(memory, state, self.episode_length)
+        for name, array in memory.items():
+            array[:] = state[name]
+        _draw_all(self._position, self._collected, self._obs, self._state)
+        self._started = True
+
+    def render(self, index: int = 0) -> np.ndarray:
+        """Picture of game `index`: [440, 400, 3] uint8."""
+        if not 0 <= index < self.num_envs:
+            raise ValueError(f"there is no env {index} to draw: there are {self.num_envs} envs")
+        return draw_picture(
+            self._position[index],
+            self._collected[index],
+            int(self._clock[index]),
+            self.episode_length,
+        )
+
+    def close(self) -> None:
+        """Give back what the env holds: nothing but memory."""
+
+    def _memory(self) -> dict[str, np.ndarray]:
+        """The env's own arrays that decide its future."""
+        return {
+            "position": self._position,
+            "collected": self._collected,
+            "clock": self._clock,
+            "rng": self._rng,
+        }
+
+    def _check_action(self, action: np.ndarray) -> np.ndarray:
+        """The actions as [E, 2] int64, or the error that names what is wrong with them."""
+        if not self._started:
+            raise RuntimeError("step() before reset(): call reset(seed) or set_state(state) first")
+        action = np.asarray(action)
+        shape = (self.num_envs, NUM_AGENTS)
+        if action.shape != shape or action.dtype.kind not in "iu":
+            raise ValueError(
+                f"actions must be integers of shape {shape}, got {action.dtype} of {action.shape}"
+            )
+        action = np.ascontiguousarray(action, dtype=np.int64)
+        bad = _find_bad_action(action)
+        if bad >= 0:
+            env, agent = divmod(bad, NUM_AGENTS)
+            raise ValueError(
+                f"env {env}, agent {agent}: action {action[env, agent]} is not one of the "
+                f"actions 0..{NUM_ACTIONS - 1}"
+            )
+        return action
+
+
+def _check_memory(
+    memory: dict[str, np.ndarray], state: dict[str, np.ndarray], episode_length: int
+) -> None:
+    """Refuse a saved state that does not fit; the message names the array and the remedy."""
+    if set(state) != set(memory):
+        raise ValueError(f"the env's state has arrays {sorted(state)}, not {sorted(memory)}")
+    for name, array in memory.items():
+        given = np.asarray(state[name])
+        if given.shape != array.shape or given.dtype != array.dtype:
+            raise ValueError(
+                f"the env's state: {name} is {given.dtype} of shape {given.shape}, but this env "
+                f"needs {array.dtype} of {array.shape}; use the num_envs it was saved with"
+            )
+    if state["position"].min() < 1 or state["position"].max() > INNER:
+        raise ValueError(f"the env's state: position has a cell outside 1..{INNER}")
+    if state["clock"].min() < 0 or state["clock"].max() >= episode_length:
+        raise ValueError(
+            f"the env's state: clock has a value outside 0..{episode_length - 1}; use the "
+            f"episode_length it was saved with"
+        )

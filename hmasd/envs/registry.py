@@ -1,0 +1,43 @@
+"""Names of the environments and how to make them; a new adapter is one row of `_MAKERS`."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+
+from hmasd.envs.base import BatchedEnv
+
+
+def _make_alice_and_bob(num_envs: int, episode_length: int) -> BatchedEnv:
+    """The guide's game; imported here so that naming the envs does not compile their kernels."""
+    from hmasd.envs.alice_and_bob import AliceAndBob
+
+    return AliceAndBob(num_envs, episode_length)
+
+
+_MAKERS: dict[str, Callable[[int, int], BatchedEnv]] = {
+    "alice_and_bob": _make_alice_and_bob,
+}
+
+
+def env_names() -> list[str]:
+    """All names that `make_env` knows, sorted."""
+    return sorted(_MAKERS)
+
+
+def make_env(name: str, num_envs: int, episode_length: int) -> BatchedEnv:
+    """Make a batch of environments.
+
+    Args:
+        name: one of `env_names()`.
+        num_envs: games that step together, at least 1.
+        episode_length: steps after which an episode is truncated, at least 1.
+
+    Raises:
+        ValueError: the name is unknown.
+    """
+    if name not in _MAKERS:
+        near = difflib.get_close_matches(name, _MAKERS, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"there is no env {name!r}, the envs are {', '.join(env_names())}{hint}")
+    return _MAKERS[name](num_envs, episode_length)
