@@ -1,1 +1,1 @@
-
+"""The batched environments: their protocol, registry, checks and adapters."""

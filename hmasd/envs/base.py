@@ -11,7 +11,12 @@ from hmasd.types import EnvStep, EnvView
 
 
 class BatchedEnv(Protocol):
-    """`num_envs` copies of one game that step together and reset themselves when an episode ends."""
+    """`num_envs` copies of one game that step together; each restarts when its episode ends.
+
+    An env may write the arrays of an `EnvView` or `EnvStep` again in its next `step`, `reset` or
+    `set_state`: who needs them longer copies them. An episode that ends is `terminated` or
+    `truncated`, never both. `hmasd.envs.contract.check_env` checks all of this by random play.
+    """
 
     num_envs: int
     num_agents: int
@@ -21,13 +26,23 @@ class BatchedEnv(Protocol):
     episode_length: int
 
     def reset(self, seed: int) -> EnvView:
-        """Start new episodes in all envs; the seed decides everything random from here on."""
+        """Start new episodes in all envs; the seed decides everything random from here on.
+
+        What env e does should depend on (seed, e) alone, not on `num_envs`.
+        """
 
     def step(self, action: np.ndarray) -> EnvStep:
-        """Play one step in all envs; action: [E, N] int64, or [E, N, A] float32."""
+        """Play one step in all envs; action: [E, N] int64, or [E, N, A] float32.
+
+        Raises:
+            ValueError: an action that cannot be played, with its env, agent and value.
+        """
 
     def get_state(self) -> dict[str, np.ndarray]:
-        """Everything `set_state` needs to go on exactly from here, random generators included."""
+        """Copies of all that `set_state` needs to go on exactly, random generators included.
+
+        The view is not among them: who resumes keeps the last `EnvView` beside it.
+        """
 
     def set_state(self, state: dict[str, np.ndarray]) -> None:
         """Go on exactly from where `get_state` was called; raises ValueError on other shapes."""
