@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from gymnasium.spaces import Box, Discrete, Space
 from torch import Tensor, nn
+from torch.nn import functional
 
 from hmasd.modules import distributions
 from hmasd.modules.attention import DecoderBlock, EncoderBlock
@@ -62,7 +63,7 @@ class SkillCoordinator(nn.Module):
         # One vocabulary for what the decoder reads: the start symbol, team skills, agent skills.
         self.vocabulary = 1 + sizes.num_team_skills + sizes.num_agent_skills
         self.embed_choice = nn.Sequential(
-            orthogonal(nn.Linear(self.vocabulary, width, bias=False), RELU_GAIN),
+            orthogonal(nn.Linear(self.vocabulary, width), RELU_GAIN),
             nn.GELU(),
             nn.LayerNorm(width),
         )
@@ -157,18 +158,22 @@ class SkillCoordinator(nn.Module):
         return ChoiceScores(logp, entropy, self.value(encoded))
 
 
-class RecurrentTrunk(nn.Module):
-    """MLP, GRU, LayerNorm, with a one-hot skill joined to the input or to the output."""
+class SkillConditionedGRU(nn.Module):
+    """MLP, GRU, LayerNorm, Linear, with a one-hot skill joined to the first or the last input."""
 
-    def __init__(self, input_size: int, num_skills: int, sizes: NetworkSizes) -> None:
+    def __init__(
+        self, num_skills: int, num_outputs: int, gain: float, *, input_size: int, sizes: NetworkSizes
+    ) -> None:
+        """`gain`: scale of the last layer's orthogonal weights."""
         super().__init__()
         self.num_skills = num_skills
         self.skill_at_input = sizes.skill_input == "input"
-        joined = num_skills if self.skill_at_input else 0
-        self.output_size = sizes.hidden_size + num_skills - joined
-        self.mlp = MLP(input_size + joined, sizes.hidden_size)
-        self.gru = GRU(sizes.hidden_size, sizes.hidden_size)
-        self.norm = nn.LayerNorm(sizes.hidden_size)
+        hidden_size = sizes.hidden_size
+        first, last = (num_skills, 0) if self.skill_at_input else (0, num_skills)
+        self.mlp = MLP(input_size + first, hidden_size)
+        self.gru = GRU(hidden_size, hidden_size)
+        self.norm = nn.LayerNorm(hidden_size)
+        self.head = orthogonal(nn.Linear(hidden_size + last, num_outputs), gain)
 
     def forward(
         self, inputs: Tensor, skill: Tensor, hidden: Tensor, keep: Tensor
@@ -182,16 +187,21 @@ class RecurrentTrunk(nn.Module):
             keep: [L, B], 0 where the GRU state restarts.
 
         Returns:
-            features [L, B, output_size] and the GRU state after each step [L, B, d].
+            Outputs [L, B, num_outputs] and the GRU state after each step [L, B, d].
         """
-        skill_hot = one_hot(skill, self.num_skills, inputs.dtype)
         if self.skill_at_input:
+            skill_hot = one_hot(skill, self.num_skills, inputs.dtype)
             inputs = torch.cat([inputs, skill_hot], dim=-1)
         states = self.gru(self.mlp(inputs), hidden, keep)
-        features = self.norm(states)
-        if not self.skill_at_input:
-            features = torch.cat([features, skill_hot], dim=-1)
-        return features, states
+        return self._output(self.norm(states), skill), states
+
+    def _output(self, features: Tensor, skill: Tensor) -> Tensor:
+        if self.skill_at_input:
+            return self.head(features)
+        # A one-hot joined to a linear layer's input adds one column of its weight: look that
+        # column up instead of copying the features into a wider tensor.
+        dense, per_skill = self.head.weight.split([features.shape[-1], self.num_skills], dim=1)
+        return functional.linear(features, dense, self.head.bias) + functional.embedding(skill, per_skill.T)
 
 
 class SkillActor(nn.Module):
@@ -199,7 +209,6 @@ class SkillActor(nn.Module):
 
     def __init__(self, sizes: NetworkSizes, action_space: Space) -> None:
         super().__init__()
-        self.trunk = RecurrentTrunk(sizes.obs_size, sizes.num_agent_skills, sizes)
         self.discrete = isinstance(action_space, Discrete)
         if isinstance(action_space, Discrete):
             num_outputs = int(action_space.n)
@@ -210,7 +219,9 @@ class SkillActor(nn.Module):
             raise ValueError(
                 f"action space {action_space} is not supported: use Discrete or a Box of one axis"
             )
-        self.head = orthogonal(nn.Linear(self.trunk.output_size, num_outputs), SMALL_GAIN)
+        self.body = SkillConditionedGRU(
+            sizes.num_agent_skills, num_outputs, SMALL_GAIN, input_size=sizes.obs_size, sizes=sizes
+        )
 
     def forward(
         self, obs: Tensor, skill: Tensor, hidden: Tensor, keep: Tensor, mask: Tensor | None
@@ -227,8 +238,7 @@ class SkillActor(nn.Module):
         Returns:
             Log-probabilities (discrete) or means (continuous) [L, B, A], GRU states [L, B, d].
         """
-        features, states = self.trunk(obs, skill, hidden, keep)
-        output = self.head(features)
+        output, states = self.body(obs, skill, hidden, keep)
         if self.discrete:
             output = distributions.mask_logits(output, mask).log_softmax(-1)
         return output, states
@@ -257,15 +267,16 @@ class SkillCritic(nn.Module):
 
     def __init__(self, sizes: NetworkSizes) -> None:
         super().__init__()
-        self.trunk = RecurrentTrunk(sizes.state_size, sizes.num_team_skills, sizes)
-        self.head = orthogonal(nn.Linear(self.trunk.output_size, 1), 1.0)
+        self.body = SkillConditionedGRU(
+            sizes.num_team_skills, 1, 1.0, input_size=sizes.state_size, sizes=sizes
+        )
 
     def forward(
         self, state: Tensor, team_skill: Tensor, hidden: Tensor, keep: Tensor
     ) -> tuple[Tensor, Tensor]:
         """States [L, B, S], skills [L, B], hidden [B, d], keep [L, B] -> [L, B], [L, B, d]."""
-        features, states = self.trunk(state, team_skill, hidden, keep)
-        return self.head(features).squeeze(-1), states
+        value, states = self.body(state, team_skill, hidden, keep)
+        return value.squeeze(-1), states
 
 
 class TeamDiscriminator(nn.Module):

@@ -43,6 +43,15 @@ class TensorView(NamedTuple):
     alive: Tensor | None  # [E, N] bool
 
 
+class Decision(NamedTuple):
+    """Skills chosen by the coordinator for the n envs whose clock was due."""
+
+    envs: Tensor  # [n] int64
+    team_skill: Tensor  # [n]
+    agent_skills: Tensor  # [n, N]
+    logp: Tensor  # [n, N+1], token 0 is the team skill
+
+
 class Acting(NamedTuple):
     """What the team did in one step, under which policy: one row of the round, but for its outcome."""
 

@@ -1,0 +1,362 @@
+"""`HMASDAgent`: the guide's names, over the rooms that do the work (docs/walk.md)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hmasd import checkpoint
+from hmasd.algorithm.coordinator import Coordinator
+from hmasd.algorithm.discoverer import Discoverer, RoundTail, critic_pass
+from hmasd.algorithm.discriminators import Discriminators
+from hmasd.algorithm.intrinsic import chance_offset, mix_rewards
+from hmasd.algorithm.skill_usage import usage
+from hmasd.config import Config
+from hmasd.envs.base import BatchedEnv
+from hmasd.modules.normalization import ValueNormalizer
+from hmasd.networks import (
+    IndividualDiscriminator,
+    NetworkSizes,
+    SkillActor,
+    SkillCoordinator,
+    SkillCritic,
+    TeamDiscriminator,
+)
+from hmasd.rollout.segments import SegmentStorage
+from hmasd.rollout.storage import RoundStorage
+from hmasd.rollout.team import Generators, Team
+from hmasd.sync import SyncGate
+from hmasd.types import Acting, EnvStep, EnvView, LowRollout, RewardParts, TensorView
+
+GENERATORS = ("skill", "action", "shuffle")
+
+
+class HMASDAgent:
+    """The learning team: acts, stores, and updates itself when a round is full.
+
+    One round: `act` and `store_transition` until `should_sync_update()`, then `sync_update()`.
+    """
+
+    def __init__(self, config: Config, env: BatchedEnv) -> None:
+        """The env is only read for its sizes and its action space."""
+        self.config = config
+        self.device = torch.device(config.device)
+        self.gate = SyncGate(config.batch_size)
+        self.coordinator_version = 0
+        self.env_steps = 0
+        self._build_networks(env)
+        self._build_updaters()
+        self._build_memory(env)
+
+    def _build_networks(self, env: BatchedEnv) -> None:
+        config = self.config
+        sizes = NetworkSizes(
+            num_agents=env.num_agents,
+            obs_size=env.obs_size + (env.num_agents if config.agent_id else 0),
+            state_size=env.state_size,
+            num_team_skills=config.num_team_skills,
+            num_agent_skills=config.num_agent_skills,
+            hidden_size=config.hidden_size,
+            skill_input=config.skill_input,
+            coordinator_blocks=config.coordinator_blocks,
+            coordinator_heads=config.coordinator_heads,
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            self.networks = torch.nn.ModuleDict(
+                {
+                    "coordinator": SkillCoordinator(sizes),
+                    "actor": SkillActor(sizes, env.action_space),
+                    "critic": SkillCritic(sizes),
+                    "team_discriminator": TeamDiscriminator(sizes),
+                    "individual_discriminator": IndividualDiscriminator(sizes),
+                    "high_normalizer": ValueNormalizer(),
+                    "low_normalizer": ValueNormalizer(),
+                }
+            ).to(self.device)
+
+    def _build_updaters(self) -> None:
+        config, nets = self.config, self.networks
+        self.coordinator = Coordinator(config, nets["coordinator"], nets["high_normalizer"])
+        self.discoverer = Discoverer(
+            config, nets["actor"], nets["critic"], nets["low_normalizer"]
+        )
+        self.discriminators = Discriminators(
+            config, nets["team_discriminator"], nets["individual_discriminator"]
+        )
+        self._learners = (
+            self.coordinator.learner,
+            self.discoverer.actor_learner,
+            self.discoverer.critic_learner,
+            self.discriminators.team_learner,
+            self.discriminators.individual_learner,
+        )
+
+    def _build_memory(self, env: BatchedEnv) -> None:
+        config = self.config
+        self.generators = {
+            name: torch.Generator(self.device).manual_seed(config.seed * len(GENERATORS) + i)
+            for i, name in enumerate(GENERATORS)
+        }
+        self.team = Team(
+            config,
+            self.networks["coordinator"],
+            self.networks["actor"],
+            (config.num_envs, env.num_agents),
+            Generators(self.generators["skill"], self.generators["action"]),
+        )
+        self.critic_hidden = torch.zeros(
+            config.num_envs, config.hidden_size, dtype=self.team.dtype, device=self.device
+        )
+        self.low_storage = RoundStorage(config.rollout_length, config.chunk_length)
+        step_discount = config.gamma if config.high_discount == "smdp" else 1.0
+        self.high_storage = SegmentStorage(config.num_envs, step_discount)
+        self._next_view: TensorView | None = None
+
+    # --- the guide's names --------------------------------------------------------------------
+
+    @property
+    def sync_mode(self) -> bool:
+        """Whether updates wait for a full round of one policy version; always so."""
+        return self.gate.sync_mode
+
+    @property
+    def collection_enabled(self) -> bool:
+        """Whether `store_transition` takes samples."""
+        return self.gate.collection_enabled
+
+    @property
+    def policy_version(self) -> int:
+        """Updates of the policy so far."""
+        return self.gate.policy_version
+
+    @property
+    def sync_batch_size(self) -> int:
+        """Samples of one round."""
+        return self.gate.sync_batch_size
+
+    @property
+    def samples_collected_this_round(self) -> int:
+        """Samples stored since the last update."""
+        return self.gate.samples_collected_this_round
+
+    def enable_data_collection(self) -> None:
+        """Let `store_transition` take samples."""
+        self.gate.collection_enabled = True
+
+    def disable_data_collection(self) -> None:
+        """Make `store_transition` refuse samples."""
+        self.gate.collection_enabled = False
+
+    def should_sync_update(self) -> bool:
+        """Whether the round is full."""
+        return self.gate.due()
+
+    # --- collecting ---------------------------------------------------------------------------
+
+    def observe(self, view: EnvView) -> TensorView:
+        """Copy what the envs show to the networks' device."""
+        return self.team.observe(view)
+
+    def act(self, view: TensorView) -> Acting:
+        """Choose skills where they are due, and every agent's action."""
+        self._decide_where_due(view)
+        acted = self.team.act(view)
+        return Acting(
+            action=acted.action,
+            logp=acted.logp,
+            team_skill=self.team.clock.team_skill,
+            agent_skills=self.team.clock.agent_skills,
+            actor_hidden=acted.hidden,
+            restart=acted.restart,
+            policy_version=self.policy_version,
+            step=self.env_steps // self.config.num_envs,
+        )
+
+    def _decide_where_due(self, view: TensorView) -> None:
+        decision = self.team.decide(view)
+        if decision is not None:
+            self.high_storage.open(decision, view, self.coordinator_version)
+
+    def store_transition(self, view: TensorView, acting: Acting, step: EnvStep) -> bool:
+        """Store one step of all envs, one sample per env.
+
+        Args:
+            view: what the team saw before it acted (`observe`).
+            acting: what it did (`act`).
+            step: what the envs answered.
+
+        Returns:
+            False, and nothing is stored, while data collection is disabled.
+
+        Raises:
+            StorageError: the round is full already, or this step was stored before.
+        """
+        if self.sync_mode and not self.collection_enabled:
+            return False
+        next_view = self.observe(step.view)
+        final = self.observe(EnvView(step.final_obs, step.final_state))
+        reward, terminated, truncated = (
+            torch.from_numpy(x).to(self.device, copy=True)
+            for x in (step.reward, step.terminated, step.truncated)
+        )
+        reward = reward.to(self.team.dtype)
+        self.low_storage.append(
+            view,
+            acting,
+            {
+                "reward": reward,
+                "terminated": terminated,
+                "truncated": truncated,
+                "next_obs": final.obs,
+                "next_state": final.state,
+            },
+        )
+        ended = terminated | truncated
+        self.high_storage.add_reward(reward)
+        closing = self.team.advance(ended).nonzero().squeeze(-1)
+        self.high_storage.close(
+            closing, final.state, final.obs, terminated=terminated, ended=ended
+        )
+        self._next_view = next_view
+        self.env_steps += self.config.num_envs
+        self.gate.samples_collected_this_round += self.config.num_envs
+        return True
+
+    # --- learning -----------------------------------------------------------------------------
+
+    def sync_update(self) -> dict[str, float]:
+        """Close the gate, update all networks on the full round, count a version, open the gate.
+
+        Raises:
+            SyncError: the round is not full.
+            StorageError: a row of the round comes from another policy version.
+            TrainingError: a loss or gradient is not finite; that network is left unchanged.
+        """
+        return self.gate.run(self.update)
+
+    def update(self) -> dict[str, float]:
+        """Update the networks on the full round and empty the storages that were used."""
+        assert self._next_view is not None, "a full round has a last step"
+        rollout = self.low_storage.rollout(self.policy_version)
+        coordinator_due = self.high_storage.num_closed >= self.config.high_level_batch_size
+        if not coordinator_due:
+            self._decide_where_due(self._next_view)
+        metrics = self._round_metrics(rollout)
+        tail = RoundTail(self.critic_hidden, self.team.clock.team_skill, self.team.restart)
+        passed = critic_pass(self.networks["critic"], rollout, tail)
+        parts = self._intrinsic_rewards(rollout)
+        metrics |= {f"reward/{name}": float(part.mean()) for name, part in _named_parts(parts)}
+        if coordinator_due:
+            metrics |= self._update_coordinator(self._next_view)
+        metrics |= self.discoverer.update(*self.discoverer.prepare(rollout, parts.mixed, passed))
+        metrics |= self.discriminators.update(rollout, self.generators["shuffle"])
+        self.critic_hidden = passed.last_hidden
+        self.low_storage.clear()
+        return metrics
+
+    def _intrinsic_rewards(self, rollout: LowRollout) -> RewardParts:
+        config = self.config
+        team_logp, individual_logp = self.discriminators.log_probs(rollout)
+        offset = config.intrinsic_offset
+        return mix_rewards(
+            rollout.reward,
+            team_logp + chance_offset(offset, config.num_team_skills),
+            individual_logp + chance_offset(offset, config.num_agent_skills),
+            extrinsic_coef=config.extrinsic_coef,
+            team_coef=config.team_coef,
+            individual_coef=config.individual_coef,
+        )
+
+    def _update_coordinator(self, view: TensorView) -> dict[str, float]:
+        """Cut open segments, update, count a version; every env decides anew at its next step."""
+        self.high_storage.cut(view)
+        segments = self.high_storage.rollout(self.coordinator_version)
+        metrics = self.coordinator.update(self.coordinator.prepare(segments))
+        self.high_storage.clear()
+        self.team.clock.interrupt()
+        self.coordinator_version += 1
+        return metrics | {
+            "high/segments": float(len(segments.env)),
+            "high/cut_share": float(segments.cut.double().mean()),
+            "high/segment_length": float(segments.length.double().mean()),
+        }
+
+    def _round_metrics(self, rollout: LowRollout) -> dict[str, float]:
+        """What the round itself tells, before any update."""
+        config = self.config
+        versions = rollout.policy_version
+        return {
+            "Sync/BatchSize": float(self.sync_batch_size),
+            "Sync/PolicyVersion": float(self.policy_version),
+            "Buffer/SamplesCollected": float(self.samples_collected_this_round),
+            "Buffer/low_level_buffer_size": float(self.low_storage.steps * config.num_envs),
+            "Buffer/high_level_buffer_size": float(self.high_storage.num_closed),
+            "sync/policy_lag": float((self.policy_version - versions).max()),
+            "sync/coordinator_version": float(self.coordinator_version),
+            **usage(rollout.team_skill, config.num_team_skills, "skill/team"),
+            **usage(rollout.agent_skills, config.num_agent_skills, "skill/agent"),
+        }
+
+    # --- saving -------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the agent needs to go on exactly, at any step."""
+        return {
+            "networks": self.networks.state_dict(),
+            "optimizers": {lr.name: lr.adam.state_dict() for lr in self._learners},
+            "generators": {name: g.get_state() for name, g in self.generators.items()},
+            "gate": self.gate.state_dict(),
+            "coordinator_version": self.coordinator_version,
+            "env_steps": self.env_steps,
+            "team": self.team.state_dict(),
+            "critic_hidden": self.critic_hidden,
+            "low_storage": self.low_storage.state_dict(),
+            "high_storage": self.high_storage.state_dict(),
+            "discriminator_pairs": self.discriminators.history.state_dict(),
+            "next_view": None if self._next_view is None else self._next_view._asdict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on exactly from `state_dict`.
+
+        Raises:
+            CheckpointError: a parameter has another shape than this configuration asks for.
+        """
+        checkpoint.load_module("networks", self.networks, state["networks"])
+        for learner in self._learners:
+            learner.adam.load_state_dict(state["optimizers"][learner.name])
+        for name, generator in self.generators.items():
+            generator.set_state(state["generators"][name])
+        self.gate.load_state_dict(state["gate"])
+        self.coordinator_version = state["coordinator_version"]
+        self.env_steps = state["env_steps"]
+        self.team.load_state_dict(state["team"])
+        self.critic_hidden = state["critic_hidden"].to(self.device)
+        self.low_storage.load_state_dict(state["low_storage"])
+        self.high_storage.load_state_dict(state["high_storage"])
+        self.discriminators.history.load_state_dict(state["discriminator_pairs"])
+        view = state["next_view"]
+        self._next_view = None if view is None else TensorView(**view)
+
+    def save_model(self, path: Path | str, **more: Any) -> None:
+        """Write everything to one verified file; `more` is stored beside the agent's state."""
+        checkpoint.save(Path(path), {"agent": self.state_dict(), **more})
+
+    def load_model(self, path: Path | str) -> dict[str, Any]:
+        """Go on exactly from a file of `save_model`; returns all that the file holds.
+
+        Raises:
+            CheckpointError: the file is missing, damaged, or of another configuration.
+        """
+        content = checkpoint.load(Path(path))
+        self.load_state_dict(content["agent"])
+        return content
+
+
+def _named_parts(parts: RewardParts) -> list[tuple[str, Tensor]]:
+    """The parts of the discoverer's reward that metrics show."""
+    return [(name, getattr(parts, name)) for name in ("extrinsic", "team", "individual")]

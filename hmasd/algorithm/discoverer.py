@@ -1,0 +1,191 @@
+"""Stop 6, low level: the skill discoverer's advantages and its PPO update (HMASD eq. 7)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from hmasd.algorithm import losses
+from hmasd.algorithm.optimization import Learner, Means
+from hmasd.algorithm.returns import generalized_advantage, standardize, weighted_mean
+from hmasd.config import Config
+from hmasd.modules.normalization import ValueNormalizer
+from hmasd.networks import SkillActor, SkillCritic
+from hmasd.types import ActorBatch, CriticBatch, LowRollout
+
+
+class RoundTail(NamedTuple):
+    """What the round's last values bootstrap from."""
+
+    critic_hidden: Tensor  # [E, d] GRU state before the round's first step
+    team_skill: Tensor  # [E] in force at the step after the round
+    restart: Tensor  # [E] bool, the GRU state restarts before that step though the episode goes on
+
+
+class CriticPass(NamedTuple):
+    """The critic over a whole round, weights frozen."""
+
+    value: Tensor  # [T, E] normalised units
+    next_value: Tensor  # [T, E] normalised units, of the state each step reached; 0 if terminated
+    hidden: Tensor  # [T, E, d] GRU state before each step (before a restart)
+    last_hidden: Tensor  # [E, d] GRU state after the round
+
+
+@torch.no_grad()
+def critic_pass(critic: SkillCritic, rollout: LowRollout, tail: RoundTail) -> CriticPass:
+    """Values of a round and of what it bootstraps from, in two batched forward passes."""
+    keep = (~rollout.restart).to(rollout.state.dtype)
+    value, states = critic(rollout.state, rollout.team_skill, tail.critic_hidden, keep)
+    hidden = torch.cat([tail.critic_hidden.unsqueeze(0), states[:-1]])
+    next_value = torch.cat([value[1:], torch.zeros_like(value[:1])])
+
+    # Steps whose next state is not in the round: truncated ones, and the last ones.
+    beyond = rollout.truncated.clone()
+    beyond[-1] |= ~rollout.terminated[-1]
+    t, e = beyond.nonzero(as_tuple=True)
+    round_end = (t == len(value) - 1) & ~rollout.truncated[t, e]
+    skill = torch.where(round_end, tail.team_skill[e], rollout.team_skill[t, e])
+    goes_on = (~(round_end & tail.restart[e])).to(value.dtype)
+    bootstrap, _ = critic(
+        rollout.next_state[t, e].unsqueeze(0), skill.unsqueeze(0), states[t, e], goes_on.unsqueeze(0)
+    )
+    next_value[t, e] = bootstrap[0]
+    next_value.masked_fill_(rollout.terminated, 0.0)
+    return CriticPass(value, next_value, hidden, states[-1])
+
+
+def to_chunks(x: Tensor, chunk: int) -> Tensor:
+    """[T, ...rows, *feature] -> [L, T / L, ...rows, *feature]: time inside a chunk comes first."""
+    return x.unflatten(0, (-1, chunk)).transpose(0, 1)
+
+
+class Discoverer:
+    """Actor and critic of the low level with their optimizers."""
+
+    def __init__(
+        self, config: Config, actor: SkillActor, critic: SkillCritic, normalizer: ValueNormalizer
+    ) -> None:
+        self.config = config
+        self.actor = actor
+        self.critic = critic
+        self.normalizer = normalizer
+        settings = {
+            "learning_rate": config.learning_rate,
+            "eps": config.adam_eps,
+            "max_norm": config.max_grad_norm,
+        }
+        self.actor_learner = Learner("actor", actor, **settings)
+        self.critic_learner = Learner("critic", critic, **settings)
+
+    def prepare(
+        self, rollout: LowRollout, reward: Tensor, passed: CriticPass
+    ) -> tuple[ActorBatch, CriticBatch]:
+        """Advantages, targets and recurrent chunks of a round; reward: [T, E, N]."""
+        weight = None if rollout.alive is None else rollout.alive.to(reward.dtype)
+        value = self.normalizer.denormalize(passed.value).unsqueeze(-1)  # [T, E, 1]
+        advantage = generalized_advantage(
+            reward,
+            value,
+            self.normalizer.denormalize(passed.next_value).unsqueeze(-1),
+            rollout.terminated.unsqueeze(-1),
+            (rollout.terminated | rollout.truncated).unsqueeze(-1),
+            discount=self.config.gamma,
+            gae_lambda=self.config.gae_lambda,
+        )  # [T, E, N]
+        target = advantage + value
+        self.normalizer.update(target)
+        advantage = standardize(advantage, weight)
+        actor_batch = self._actor_batch(rollout, advantage, weight)
+        return actor_batch, self._critic_batch(rollout, value.squeeze(-1), target, passed, weight)
+
+    def _actor_batch(
+        self, rollout: LowRollout, advantage: Tensor, weight: Tensor | None
+    ) -> ActorBatch:
+        chunk = self.config.chunk_length
+
+        def rows(x: Tensor) -> Tensor:  # [T, E, N, ...] -> [L, T / L * E * N, ...]
+            return to_chunks(x, chunk).flatten(1, 3)
+
+        keep = (~rollout.restart).to(advantage.dtype).unsqueeze(-1).expand_as(advantage)
+        return ActorBatch(
+            obs=rows(rollout.obs),
+            skill=rows(rollout.agent_skills),
+            hidden=rollout.actor_hidden.flatten(0, 2),
+            keep=rows(keep),
+            action_mask=None if rollout.action_mask is None else rows(rollout.action_mask),
+            action=rows(rollout.action),
+            logp=rows(rollout.logp),
+            advantage=rows(advantage),
+            weight=None if weight is None else rows(weight),
+        )
+
+    def _critic_batch(
+        self,
+        rollout: LowRollout,
+        value: Tensor,
+        target: Tensor,
+        passed: CriticPass,
+        weight: Tensor | None,
+    ) -> CriticBatch:
+        chunk = self.config.chunk_length
+
+        def rows(x: Tensor) -> Tensor:  # [T, E, ...] -> [L, T / L * E, ...]
+            return to_chunks(x, chunk).flatten(1, 2)
+
+        return CriticBatch(
+            state=rows(rollout.state),
+            team_skill=rows(rollout.team_skill),
+            hidden=passed.hidden[::chunk].flatten(0, 1),
+            keep=rows((~rollout.restart).to(value.dtype)),
+            value=self.normalizer.normalize(rows(value)),
+            target=self.normalizer.normalize(rows(target)),
+            weight=None if weight is None else rows(weight),
+        )
+
+    def update(self, actor_batch: ActorBatch, critic_batch: CriticBatch) -> dict[str, float]:
+        """All PPO epochs over one round; returns the metrics `low/...`."""
+        means = Means()
+        ratio_start = None
+        for _ in range(self.config.discoverer_epochs):
+            ratio_error = self._actor_step(actor_batch, means)
+            ratio_start = ratio_error if ratio_start is None else ratio_start
+            self._critic_step(critic_batch, means)
+        explained = losses.explained_variance(
+            critic_batch.value.unsqueeze(-1), critic_batch.target
+        )
+        metrics = means.result("low")
+        if ratio_start is not None:
+            metrics["low/ratio_start"] = 1.0 + float(ratio_start)
+        return metrics | {"low/explained_variance": float(explained)}
+
+    def _actor_step(self, batch: ActorBatch, means: Means) -> Tensor:
+        output, _ = self.actor(batch.obs, batch.skill, batch.hidden, batch.keep, batch.action_mask)
+        logp = self.actor.log_prob(output, batch.action)
+        policy = losses.policy_loss(
+            logp, batch.logp, batch.advantage, self.config.clip, batch.weight
+        )
+        entropy = weighted_mean(self.actor.entropy(output), batch.weight)
+        norm = self.actor_learner.step(policy.loss - self.config.low_entropy_coef * entropy)
+        means.add(
+            policy_loss=policy.loss,
+            entropy=entropy,
+            kl=policy.kl,
+            clip_fraction=policy.clip_fraction,
+            actor_grad_norm=norm,
+        )
+        return policy.ratio_error
+
+    def _critic_step(self, batch: CriticBatch, means: Means) -> None:
+        value, _ = self.critic(batch.state, batch.team_skill, batch.hidden, batch.keep)
+        loss = losses.value_loss(
+            value.unsqueeze(-1),
+            batch.value.unsqueeze(-1),
+            batch.target,
+            self.config.clip,
+            self.config.huber_delta,
+            batch.weight,
+        )
+        norm = self.critic_learner.step(self.config.value_coef * loss)
+        means.add(value_loss=loss, critic_grad_norm=norm)

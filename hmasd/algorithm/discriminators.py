@@ -1,0 +1,118 @@
+"""Stop 6, the discriminators: supervised learning of which skill led where (HMASD eq. 8)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from hmasd.algorithm import losses
+from hmasd.algorithm.optimization import Learner, Means
+from hmasd.config import Config
+from hmasd.networks import IndividualDiscriminator, TeamDiscriminator
+from hmasd.types import LowRollout
+
+
+class PairHistory:
+    """The (state, skill) pairs of the last rounds, in memory allocated once; oldest overwritten."""
+
+    def __init__(self, num_rounds: int) -> None:
+        self.num_rounds = num_rounds
+        self.rounds_stored = 0
+        self._memory: dict[str, Tensor] = {}
+
+    def add(self, rollout: LowRollout) -> None:
+        """Store what every step of the round reached, under which skills."""
+        pairs = {
+            "state": rollout.next_state,
+            "obs": rollout.next_obs,
+            "team_skill": rollout.team_skill,
+            "agent_skills": rollout.agent_skills,
+        }
+        if rollout.alive is not None:
+            pairs["alive"] = rollout.alive
+        for name, pair in pairs.items():
+            rows = pair.flatten(0, 1)  # [T, E, ...] -> [T*E, ...]
+            if name not in self._memory:
+                self._memory[name] = rows.new_zeros(self.num_rounds, *rows.shape)
+            self._memory[name][self.rounds_stored % self.num_rounds] = rows
+        self.rounds_stored += 1
+
+    def sample(self, generator: torch.Generator) -> dict[str, Tensor]:
+        """As many pairs as one round holds; all of them in order if one round is all there is."""
+        stored = min(self.rounds_stored, self.num_rounds)
+        if self.num_rounds == 1:
+            return {name: memory[0] for name, memory in self._memory.items()}
+        rows = self._memory["state"].shape[1]
+        device = self._memory["state"].device
+        index = torch.randint(stored * rows, (rows,), generator=generator, device=device)
+        return {name: memory.flatten(0, 1)[index] for name, memory in self._memory.items()}
+
+    def state_dict(self) -> dict[str, object]:
+        """Everything needed to go on exactly."""
+        return {"rounds_stored": self.rounds_stored, "memory": dict(self._memory)}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Go on exactly from `state_dict`."""
+        self.rounds_stored = state["rounds_stored"]
+        self._memory = {name: memory.clone() for name, memory in state["memory"].items()}
+
+
+class Discriminators:
+    """q_D and q_d with their optimizers and the pairs they learn from."""
+
+    def __init__(
+        self, config: Config, team: TeamDiscriminator, individual: IndividualDiscriminator
+    ) -> None:
+        self.config = config
+        self.team = team
+        self.individual = individual
+        self.history = PairHistory(config.discriminator_rounds)
+        settings = {
+            "learning_rate": config.learning_rate,
+            "eps": config.adam_eps,
+            "max_norm": config.max_grad_norm,
+        }
+        self.team_learner = Learner("team discriminator", team, **settings)
+        self.individual_learner = Learner("individual discriminator", individual, **settings)
+
+    @torch.no_grad()
+    def log_probs(self, rollout: LowRollout) -> tuple[Tensor, Tensor]:
+        """log q_D(Z | s_{t+1}) [T, E] and log q_d(z^i | o^i_{t+1}, Z) [T, E, N]."""
+        team_skill = rollout.team_skill
+        team = self.team(rollout.next_state)
+        skills = team_skill.unsqueeze(-1).expand_as(rollout.agent_skills)
+        individual = self.individual(rollout.next_obs, skills)
+        return (
+            losses.gather_log_prob(team, team_skill),
+            losses.gather_log_prob(individual, rollout.agent_skills),
+        )
+
+    def update(self, rollout: LowRollout, generator: torch.Generator) -> dict[str, float]:
+        """All gradient steps of one round; returns the metrics `disc/...`."""
+        self.history.add(rollout)
+        means = Means()
+        for _ in range(self.config.discriminator_epochs):
+            self._step(self.history.sample(generator), means)
+        chance = {
+            "disc/team_chance": 1 / self.config.num_team_skills,
+            "disc/individual_chance": 1 / self.config.num_agent_skills,
+        }
+        return means.result("disc") | chance
+
+    def _step(self, pairs: dict[str, Tensor], means: Means) -> None:
+        team = losses.skill_loss(self.team(pairs["state"]), pairs["team_skill"])
+        skills = pairs["team_skill"].unsqueeze(-1).expand_as(pairs["agent_skills"])
+        alive = pairs.get("alive")
+        individual = losses.skill_loss(
+            self.individual(pairs["obs"], skills),
+            pairs["agent_skills"],
+            None if alive is None else alive.to(pairs["obs"].dtype),
+        )
+        means.add(
+            team_loss=team.loss,
+            team_accuracy=team.accuracy,
+            team_grad_norm=self.team_learner.step(team.loss),
+            individual_loss=individual.loss,
+            individual_accuracy=individual.accuracy,
+            individual_grad_norm=self.individual_learner.step(individual.loss),
+        )

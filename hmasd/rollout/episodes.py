@@ -1,0 +1,83 @@
+"""Returns, lengths and successes of episodes, as they end."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import NamedTuple
+
+import numpy as np
+
+from hmasd.types import EnvStep
+
+WINDOW = 100  # episodes that the training metrics average over
+
+
+class Episode(NamedTuple):
+    """One finished episode."""
+
+    env: int
+    episode_return: float
+    length: int
+    success: bool
+
+
+class EpisodeTracker:
+    """Follows E running episodes and remembers the last `WINDOW` finished ones."""
+
+    def __init__(self, num_envs: int) -> None:
+        self.running_return = np.zeros(num_envs)
+        self.running_length = np.zeros(num_envs, dtype=np.int64)
+        self.finished = 0
+        self.recent: deque[Episode] = deque(maxlen=WINDOW)
+
+    def add(self, step: EnvStep) -> list[Episode]:
+        """Count one step of all envs; returns the episodes that it finished."""
+        self.running_return += step.reward
+        self.running_length += 1
+        ended = np.flatnonzero(step.terminated | step.truncated)
+        episodes = [
+            Episode(
+                int(e),
+                float(self.running_return[e]),
+                int(self.running_length[e]),
+                bool(step.success[e]),
+            )
+            for e in ended
+        ]
+        self.running_return[ended] = 0
+        self.running_length[ended] = 0
+        self.finished += len(episodes)
+        self.recent.extend(episodes)
+        return episodes
+
+    def metrics(self) -> dict[str, float]:
+        """Means over the last finished episodes; empty before the first one."""
+        if not self.recent:
+            return {}
+        return summarize(list(self.recent), "rollout/") | {"rollout/episodes": float(self.finished)}
+
+    def state_dict(self) -> dict[str, object]:
+        """Everything needed to go on exactly."""
+        return {
+            "running_return": self.running_return.tolist(),
+            "running_length": self.running_length.tolist(),
+            "finished": self.finished,
+            "recent": [list(episode) for episode in self.recent],
+        }
+
+    def load_state_dict(self, state: dict) -> None:
+        """Go on exactly from `state_dict`."""
+        self.running_return[:] = state["running_return"]
+        self.running_length[:] = state["running_length"]
+        self.finished = state["finished"]
+        self.recent.clear()
+        self.recent.extend(Episode(*episode) for episode in state["recent"])
+
+
+def summarize(episodes: list[Episode], prefix: str) -> dict[str, float]:
+    """Mean success, return and length: `{prefix}success`, ..."""
+    return {
+        f"{prefix}success": float(np.mean([e.success for e in episodes])),
+        f"{prefix}return": float(np.mean([e.episode_return for e in episodes])),
+        f"{prefix}length": float(np.mean([e.length for e in episodes])),
+    }

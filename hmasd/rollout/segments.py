@@ -1,0 +1,134 @@
+"""Stop 3, high level: segments from a decision to the next, open ones and closed ones."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hmasd.rollout.storage import StorageError
+from hmasd.types import Decision, HighRollout, TensorView
+
+
+class SegmentStorage:
+    """One open segment per env, and the closed ones that the coordinator's next update will use.
+
+    A segment is closed after k steps, at the end of its episode, or at the coordinator's update.
+    """
+
+    def __init__(self, num_envs: int, step_discount: float) -> None:
+        """`step_discount`: 1 for the paper's plain sum of rewards, γ for the discounted one."""
+        self.num_envs = num_envs
+        self.step_discount = step_discount
+        self.num_closed = 0
+        self._open: dict[str, Tensor] = {}  # [E, ...] each
+        self._closed: list[HighRollout] = []
+
+    def open(self, decision: Decision, view: TensorView, coordinator_version: int) -> None:
+        """Start the segments of a decision; view: what the coordinator saw, of all envs."""
+        envs, team_skill, agent_skills, logp = decision
+        obs, state = view.obs[envs], view.state[envs]
+        alive = torch.ones_like(agent_skills, dtype=torch.bool)
+        decided = {
+            "state": state,
+            "obs": obs,
+            "team_skill": team_skill,
+            "agent_skills": agent_skills,
+            "logp": logp,
+            "reward": torch.zeros_like(logp[:, 0]),
+            "length": torch.zeros_like(team_skill),
+            "coordinator_version": torch.full_like(team_skill, coordinator_version),
+            "alive": alive if view.alive is None else view.alive[envs],
+        }
+        for name, value in decided.items():
+            if name not in self._open:
+                self._open[name] = value.new_zeros(self.num_envs, *value.shape[1:])
+            self._open[name][envs] = value
+
+    def add_reward(self, reward: Tensor) -> None:
+        """Add one step's team reward [E] to the open segments."""
+        length = self._open["length"]
+        self._open["reward"] += reward * self.step_discount**length
+        length += 1
+
+    def close(
+        self,
+        envs: Tensor,
+        next_state: Tensor,
+        next_obs: Tensor,
+        *,
+        terminated: Tensor,
+        ended: Tensor,
+        cut: bool = False,
+    ) -> None:
+        """Close the open segments of some envs.
+
+        Args:
+            envs: [n] int64.
+            next_state: [E, S] reached, of the same episode.
+            next_obs: [E, N, O] likewise.
+            terminated: [E] bool, what follows is worth 0.
+            ended: [E] bool, the env's next segment does not continue this one.
+            cut: whether the coordinator's update closes them.
+        """
+        if len(envs) == 0:
+            return
+        opened = {name: value[envs] for name, value in self._open.items()}
+        self._closed.append(
+            HighRollout(
+                env=envs,
+                terminated=terminated[envs],
+                ended=ended[envs],
+                cut=torch.full_like(ended[envs], cut),
+                next_state=next_state[envs],
+                next_obs=next_obs[envs],
+                **opened,
+            )
+        )
+        self.num_closed += len(envs)
+        self._open["length"][envs] = 0
+
+    def cut(self, view: TensorView) -> None:
+        """Close whatever is open as a truncation: the coordinator is about to change."""
+        if not self._open:
+            return
+        envs = self._open["length"].nonzero().squeeze(-1)
+        every = torch.ones_like(self._open["length"], dtype=torch.bool)
+        self.close(envs, view.state, view.obs, terminated=~every, ended=every, cut=True)
+
+    def rollout(self, coordinator_version: int) -> HighRollout:
+        """All closed segments.
+
+        Raises:
+            StorageError: there is none, or one was decided by another version.
+        """
+        if not self._closed:
+            raise StorageError("no closed segment to train the coordinator on")
+        columns = zip(*self._closed, strict=True)
+        segments = HighRollout(*(torch.cat(column) for column in columns))
+        if bool((segments.coordinator_version != coordinator_version).any()):
+            found = sorted(set(segments.coordinator_version.tolist()))
+            raise StorageError(
+                f"segments of coordinator versions {found}, the coordinator is at "
+                f"{coordinator_version}: stale segments cannot be trained on"
+            )
+        return segments
+
+    def clear(self) -> None:
+        """Forget the closed segments."""
+        self._closed = []
+        self.num_closed = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything needed to go on exactly, in the middle of a segment too."""
+        return {
+            "open": dict(self._open),
+            "closed": [segments._asdict() for segments in self._closed],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on exactly from `state_dict`."""
+        self._open = {name: value.clone() for name, value in state["open"].items()}
+        self._closed = [HighRollout(**segments) for segments in state["closed"]]
+        self.num_closed = sum(len(segments.env) for segments in self._closed)

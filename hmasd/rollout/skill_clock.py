@@ -1,0 +1,55 @@
+"""Stop 2: when each env decides anew, and which skills are in force until then."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from hmasd.types import Decision
+
+
+class SkillClock:
+    """Counts the steps of the skills in force, per env; restarts with the episode.
+
+    A decision is due at the start of an episode, after `interval` steps, and after `interrupt`.
+    """
+
+    def __init__(
+        self, num_envs: int, num_agents: int, interval: int, device: torch.device
+    ) -> None:
+        self.interval = interval
+        self.age = torch.zeros(num_envs, dtype=torch.int64, device=device)  # [E] steps
+        self.due = torch.ones(num_envs, dtype=torch.bool, device=device)  # [E]
+        self.team_skill = torch.zeros_like(self.age)  # [E]
+        self.agent_skills = torch.zeros(num_envs, num_agents, dtype=torch.int64, device=device)
+
+    def start(self, decision: Decision) -> None:
+        """Put a decision's skills in force."""
+        self.team_skill[decision.envs] = decision.team_skill
+        self.agent_skills[decision.envs] = decision.agent_skills
+        self.age[decision.envs] = 0
+        self.due[decision.envs] = False
+
+    def advance(self, ended: Tensor) -> Tensor:
+        """Count one step of all envs; ended: [E] bool, the episode is over.
+
+        Returns:
+            [E] bool, the envs whose segment ends with this step.
+        """
+        self.age += 1
+        self.due = ended | (self.age >= self.interval)
+        return self.due
+
+    def interrupt(self) -> None:
+        """Make every env decide anew at its next step."""
+        self.due.fill_(True)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Everything needed to go on exactly."""
+        names = ("age", "due", "team_skill", "agent_skills")
+        return {name: getattr(self, name).clone() for name in names}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Go on exactly from `state_dict`."""
+        for name, value in state.items():
+            getattr(self, name).copy_(value)

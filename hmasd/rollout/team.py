@@ -1,0 +1,125 @@
+"""A team that plays: coordinator, clock and actor together. Training and evaluation both use it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from hmasd.config import Config
+from hmasd.networks import SkillActor, SkillCoordinator
+from hmasd.rollout.skill_clock import SkillClock
+from hmasd.types import Decision, EnvView, TensorView
+
+
+class TeamAction(NamedTuple):
+    """What all agents do in one step."""
+
+    action: Tensor  # [E, N] or [E, N, A]
+    logp: Tensor  # [E, N]
+    hidden: Tensor  # [E, N, d] GRU state before the step (before a restart)
+    restart: Tensor  # [E] bool, the GRU state restarted before the step
+
+
+class Generators(NamedTuple):
+    """Randomness of a team's choices; None: greedy play."""
+
+    skill: torch.Generator | None
+    action: torch.Generator | None
+
+
+class Team:
+    """E teams of N agents that share two networks; holds what they remember between steps."""
+
+    def __init__(
+        self,
+        config: Config,
+        coordinator: SkillCoordinator,
+        actor: SkillActor,
+        shape: tuple[int, int],
+        generators: Generators,
+    ) -> None:
+        """`shape`: (E, N)."""
+        self.config = config
+        self.coordinator = coordinator
+        self.actor = actor
+        self.generators = generators
+        example = next(actor.parameters())
+        self.device, self.dtype = example.device, example.dtype
+        self.clock = SkillClock(*shape, config.skill_interval, self.device)
+        self.hidden = example.new_zeros(*shape, config.hidden_size).detach()  # [E, N, d]
+        self.restart = torch.ones(shape[0], dtype=torch.bool, device=self.device)  # [E]
+        agent_number = torch.eye(shape[1], dtype=self.dtype, device=self.device)
+        self._agent_number = agent_number.expand(shape[0], -1, -1)  # [E, N, N]
+
+    def observe(self, view: EnvView) -> TensorView:
+        """Copy what an env shows to the networks' device: envs reuse their memory at the next step."""
+        obs = torch.from_numpy(view.obs).to(self.device, self.dtype, copy=True)
+        if self.config.agent_id:
+            obs = torch.cat([obs, self._agent_number], dim=-1)
+        state = torch.from_numpy(view.state).to(self.device, self.dtype, copy=True)
+        mask, alive = (
+            None if x is None else torch.from_numpy(x).to(self.device, copy=True)
+            for x in (view.action_mask, view.alive)
+        )
+        return TensorView(obs, state, mask, alive)
+
+    @torch.no_grad()
+    def decide(self, view: TensorView) -> Decision | None:
+        """Choose skills where the clock is due; None where it is due nowhere."""
+        envs = self.clock.due.nonzero().squeeze(-1)
+        if len(envs) == 0:
+            return None
+        choice = self.coordinator.act(view.state[envs], view.obs[envs], self.generators.skill)
+        decision = Decision(envs, *choice)
+        self.clock.start(decision)
+        if self.config.reset_hidden_on_skill:
+            self.restart[envs] = True
+        return decision
+
+    @torch.no_grad()
+    def act(self, view: TensorView) -> TeamAction:
+        """Choose all agents' actions under the skills in force; the GRU state moves on."""
+        before, restart = self.hidden, self.restart
+        keep = (~restart).to(self.dtype).unsqueeze(-1).expand(before.shape[:2])
+        mask = view.action_mask
+        output, states = self.actor(
+            view.obs.flatten(0, 1).unsqueeze(0),
+            self.clock.agent_skills.flatten().unsqueeze(0),
+            before.flatten(0, 1),
+            keep.reshape(1, -1),
+            None if mask is None else mask.flatten(0, 1).unsqueeze(0),
+        )
+        action = self.actor.sample(output, self.generators.action)
+        logp = self.actor.log_prob(output, action)
+        self.hidden = states[0].unflatten(0, before.shape[:2])
+        return TeamAction(
+            action[0].unflatten(0, before.shape[:2]),
+            logp[0].unflatten(0, before.shape[:2]),
+            before,
+            restart,
+        )
+
+    def advance(self, ended: Tensor) -> Tensor:
+        """Count one step; ended: [E] bool, the episode is over.
+
+        Returns:
+            [E] bool, the envs whose segment ended with this step.
+        """
+        self.restart = ended.clone()
+        return self.clock.advance(ended)
+
+    def state_dict(self) -> dict[str, object]:
+        """What the teams remember; the networks and generators are saved elsewhere."""
+        return {
+            "clock": self.clock.state_dict(),
+            "hidden": self.hidden.clone(),
+            "restart": self.restart.clone(),
+        }
+
+    def load_state_dict(self, state: dict) -> None:
+        """Go on exactly from `state_dict`."""
+        self.clock.load_state_dict(state["clock"])
+        self.hidden = state["hidden"].to(self.device, copy=True)
+        self.restart = state["restart"].to(self.device, copy=True)
