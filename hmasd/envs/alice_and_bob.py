@@ -15,6 +15,8 @@ What the map shows is a function of the agents' cells and of what was collected:
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from gymnasium.spaces import Discrete
 from numba import njit
@@ -32,6 +34,28 @@ MOVES = np.array([[0, 1], [0, -1], [-1, 0], [1, 0], [0, 0]], dtype=np.int64)  # 
 OBS_SIZE = 11
 STATE_SIZE = SIZE * SIZE
 INNER = SIZE - 2  # cells to walk on, per side
+
+
+class _Memory(NamedTuple):
+    """All that decides the games' future."""
+
+    position: np.ndarray  # [E, 2, 2] int64, row and column of the agents
+    collected: np.ndarray  # [E, 2] bool, the diamonds
+    clock: np.ndarray  # [E] int64, steps played in this episode
+    rng: np.ndarray  # [E] uint64
+
+
+class _Out(NamedTuple):
+    """The arrays that every step writes again: the fields of `EnvView` and `EnvStep`."""
+
+    obs: np.ndarray  # [E, 2, 11] float32
+    state: np.ndarray  # [E, 100] float32
+    final_obs: np.ndarray  # [E, 2, 11] float32
+    final_state: np.ndarray  # [E, 100] float32
+    reward: np.ndarray  # [E] float32
+    terminated: np.ndarray  # [E] bool
+    truncated: np.ndarray  # [E] bool
+    success: np.ndarray  # [E] bool
 
 
 @njit(cache=True)
@@ -118,69 +142,54 @@ def _find_bad_action(action: np.ndarray) -> int:
 
 
 @njit(cache=True)
-def _restart(
-    position: np.ndarray, collected: np.ndarray, clock: np.ndarray, rng: np.ndarray, env: int
-) -> None:
+def _restart(memory: _Memory, env: int) -> None:
     """Begin a new episode in `env`."""
-    _place(position, rng, env)
-    collected[env] = False
-    clock[env] = 0
+    _place(memory.position, memory.rng, env)
+    memory.collected[env] = False
+    memory.clock[env] = 0
 
 
 @njit(cache=True)
-def _restart_all(
-    position: np.ndarray, collected: np.ndarray, clock: np.ndarray, rng: np.ndarray
-) -> None:
-    """Begin a new episode in every env."""
-    for env in range(position.shape[0]):
-        _restart(position, collected, clock, rng, env)
+def _draw(memory: _Memory, env: int, obs: np.ndarray, state: np.ndarray) -> None:
+    """Write what is seen in `env` now into obs [E, 2, 11] and state [E, 100]."""
+    _draw_state(memory.position[env], memory.collected[env], state[env])
+    _draw_obs(memory.position[env], state[env], obs[env])
 
 
 @njit(cache=True)
-def _draw_all(
-    position: np.ndarray, collected: np.ndarray, obs: np.ndarray, state: np.ndarray
-) -> None:
-    """Write what is seen now into obs [E, 2, 11] and state [E, 100]."""
-    for env in range(position.shape[0]):
-        _draw_state(position[env], collected[env], state[env])
-        _draw_obs(position[env], state[env], obs[env])
+def _draw_all(memory: _Memory, obs: np.ndarray, state: np.ndarray) -> None:
+    """Write what is seen in every env now into obs [E, 2, 11] and state [E, 100]."""
+    for env in range(memory.clock.shape[0]):
+        _draw(memory, env, obs, state)
 
 
 @njit(cache=True)
-def _advance_all(
-    action: np.ndarray,
-    position: np.ndarray,
-    collected: np.ndarray,
-    clock: np.ndarray,
-    episode_length: int,
-    terminated: np.ndarray,
-    truncated: np.ndarray,
-) -> None:
-    """Play one step in every env, without restarts; terminated and truncated: [E]."""
-    for env in range(position.shape[0]):
-        _move(position[env], action[env])
-        _collect(position[env], collected[env])
-        clock[env] += 1
-        terminated[env] = collected[env, 0] and collected[env, 1]
-        truncated[env] = clock[env] >= episode_length and not terminated[env]
+def _restart_all(memory: _Memory, obs: np.ndarray, state: np.ndarray) -> None:
+    """Begin a new episode in every env and draw it into obs and state."""
+    for env in range(memory.clock.shape[0]):
+        _restart(memory, env)
+    _draw_all(memory, obs, state)
 
 
 @njit(cache=True)
-def _restart_ended(
-    position: np.ndarray,
-    collected: np.ndarray,
-    clock: np.ndarray,
-    rng: np.ndarray,
-    obs: np.ndarray,
-    state: np.ndarray,
-    ended: np.ndarray,
-) -> None:
-    """Begin new episodes where `ended` [E] and draw them into obs and state."""
-    for env in range(position.shape[0]):
-        if ended[env]:
-            _restart(position, collected, clock, rng, env)
-            _draw_state(position[env], collected[env], state[env])
-            _draw_obs(position[env], state[env], obs[env])
+def _step_all(action: np.ndarray, memory: _Memory, episode_length: int, out: _Out) -> None:
+    """Play one step in every env and restart those that ended; action: [E, 2]."""
+    for env in range(memory.clock.shape[0]):
+        _move(memory.position[env], action[env])
+        _collect(memory.position[env], memory.collected[env])
+        memory.clock[env] += 1
+        won = memory.collected[env, 0] and memory.collected[env, 1]
+        out.reward[env] = 1.0 if won else 0.0
+        out.terminated[env] = won
+        out.success[env] = won
+        out.truncated[env] = memory.clock[env] >= episode_length and not won
+        _draw(memory, env, out.final_obs, out.final_state)
+        if won or out.truncated[env]:
+            _restart(memory, env)
+            _draw(memory, env, out.obs, out.state)
+        else:
+            out.obs[env] = out.final_obs[env]
+            out.state[env] = out.final_state[env]
 
 
 class AliceAndBob:
@@ -215,25 +224,20 @@ class AliceAndBob:
         self.episode_length = episode_length
         self.action_space = Discrete(NUM_ACTIONS)
         self._started = False
-        self._position = np.ones((num_envs, NUM_AGENTS, 2), dtype=np.int64)
-        self._collected = np.zeros((num_envs, 2), dtype=np.bool_)
-        self._clock = np.zeros(num_envs, dtype=np.int64)
-        self._rng = np.zeros(num_envs, dtype=np.uint64)
-        self._obs = np.zeros((num_envs, NUM_AGENTS, OBS_SIZE), dtype=np.float32)
-        self._state = np.zeros((num_envs, STATE_SIZE), dtype=np.float32)
-        self._final_obs = np.zeros_like(self._obs)
-        self._final_state = np.zeros_like(self._state)
-        self._reward = np.zeros(num_envs, dtype=np.float32)
-        self._terminated = np.zeros(num_envs, dtype=np.bool_)
-        self._truncated = np.zeros(num_envs, dtype=np.bool_)
+        self._memory = _Memory(
+            position=np.ones((num_envs, NUM_AGENTS, 2), dtype=np.int64),
+            collected=np.zeros((num_envs, 2), dtype=np.bool_),
+            clock=np.zeros(num_envs, dtype=np.int64),
+            rng=np.zeros(num_envs, dtype=np.uint64),
+        )
+        self._out = _make_out(num_envs)
 
     def reset(self, seed: int) -> EnvView:
         """Start new episodes in all envs; what env e does depends on (seed, e) alone."""
-        self._rng[:] = seed_states(seed, self.num_envs)
-        _restart_all(self._position, self._collected, self._clock, self._rng)
-        _draw_all(self._position, self._collected, self._obs, self._state)
+        self._memory.rng[:] = seed_states(seed, self.num_envs)
+        _restart_all(self._memory, self._out.obs, self._out.state)
         self._started = True
-        return EnvView(self._obs, self._state)
+        return EnvView(self._out.obs, self._out.state)
 
     def step(self, action: np.ndarray) -> EnvStep:
         """Play one step in all envs and restart those that ended; action: [E, 2] integers 0..4.
@@ -242,37 +246,16 @@ class AliceAndBob:
             ValueError: the actions' shape, type or a value is wrong; nothing was played then.
             RuntimeError: the env was not started.
         """
-        action = self._check_action(action)
-        _advance_all(
-            action,
-            self._position,
-            self._collected,
-            self._clock,
-            self.episode_length,
-            self._terminated,
-            self._truncated,
-        )
-        self._reward[:] = self._terminated
-        _draw_all(self._position, self._collected, self._final_obs, self._final_state)
-        self._obs[:] = self._final_obs
-        self._state[:] = self._final_state
-        _restart_ended(
-            self._position,
-            self._collected,
-            self._clock,
-            self._rng,
-            self._obs,
-            self._state,
-            self._terminated | self._truncated,
-        )
+        out = self._out
+        _step_all(self._check_action(action), self._memory, self.episode_length, out)
         return EnvStep(
-            view=EnvView(self._obs, self._state),
-            reward=self._reward,
-            terminated=self._terminated,
-            truncated=self._truncated,
-            final_obs=self._final_obs,
-            final_state=self._final_state,
-            success=self._terminated,
+            view=EnvView(out.obs, out.state),
+            reward=out.reward,
+            terminated=out.terminated,
+            truncated=out.truncated,
+            final_obs=out.final_obs,
+            final_state=out.final_state,
+            success=out.success,
         )
 
     def get_state(self) -> dict[str, np.ndarray]:
@@ -281,7 +264,7 @@ class AliceAndBob:
         Returns:
             position [E, 2, 2] int64, collected [E, 2] bool, clock [E] int64, rng [E] uint64.
         """
-        return {name: array.copy() for name, array in self._memory().items()}
+        return {name: array.copy() for name, array in self._memory._asdict().items()}
 
     def set_state(self, state: dict[str, np.ndarray]) -> None:
         """Go on exactly from where `get_state` was called, on an env of as many games.
@@ -289,11 +272,11 @@ class AliceAndBob:
         Raises:
             ValueError: a name, a shape, a type or a value is not what `get_state` returns.
         """
-        memory = self._memory()
+        memory = self._memory._asdict()
         _check_memory(memory, state, self.episode_length)
         for name, array in memory.items():
             array[:] = state[name]
-        _draw_all(self._position, self._collected, self._obs, self._state)
+        _draw_all(self._memory, self._out.obs, self._out.state)
         self._started = True
 
     def render(self, index: int = 0) -> np.ndarray:
@@ -301,23 +284,14 @@ class AliceAndBob:
         if not 0 <= index < self.num_envs:
             raise ValueError(f"there is no env {index} to draw: there are {self.num_envs} envs")
         return draw_picture(
-            self._position[index],
-            self._collected[index],
-            int(self._clock[index]),
-            self.episode_length,
+            self._memory.position[index],
+            self._memory.collected[index],
+            (KEYS, GOALS),
+            (int(self._memory.clock[index]), self.episode_length),
         )
 
     def close(self) -> None:
         """Give back what the env holds: nothing but memory."""
-
-    def _memory(self) -> dict[str, np.ndarray]:
-        """The env's own arrays that decide its future."""
-        return {
-            "position": self._position,
-            "collected": self._collected,
-            "clock": self._clock,
-            "rng": self._rng,
-        }
 
     def _check_action(self, action: np.ndarray) -> np.ndarray:
         """The actions as [E, 2] int64, or the error that names what is wrong with them."""
@@ -338,6 +312,21 @@ class AliceAndBob:
                 f"actions 0..{NUM_ACTIONS - 1}"
             )
         return action
+
+
+def _make_out(num_envs: int) -> _Out:
+    """New arrays for the steps of `num_envs` games."""
+    obs_shape, state_shape = (num_envs, NUM_AGENTS, OBS_SIZE), (num_envs, STATE_SIZE)
+    return _Out(
+        obs=np.zeros(obs_shape, dtype=np.float32),
+        state=np.zeros(state_shape, dtype=np.float32),
+        final_obs=np.zeros(obs_shape, dtype=np.float32),
+        final_state=np.zeros(state_shape, dtype=np.float32),
+        reward=np.zeros(num_envs, dtype=np.float32),
+        terminated=np.zeros(num_envs, dtype=np.bool_),
+        truncated=np.zeros(num_envs, dtype=np.bool_),
+        success=np.zeros(num_envs, dtype=np.bool_),
+    )
 
 
 def _check_memory(
