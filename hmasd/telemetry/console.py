@@ -1,0 +1,185 @@
+"""How training goes, in one line: live on a terminal, now and then as plain text elsewhere."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from types import TracebackType
+from typing import NamedTuple, TextIO
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+SPEED_WINDOW = 30.0  # seconds that speed and ETA look back
+LIVE_INTERVAL = 0.1  # seconds between two redraws
+
+
+class _Part(NamedTuple):
+    """One part of the line: what it is called, and the metrics that it shows."""
+
+    label: str
+    tags: tuple[str, ...]
+    style: str
+    percent: bool = False
+
+
+_PARTS = (
+    _Part("success", ("rollout/success",), "bold green", percent=True),
+    _Part("high entropy", ("high/entropy_team", "high/entropy_agent"), "magenta"),
+    _Part("low entropy", ("low/entropy",), "magenta"),
+    _Part("disc acc", ("disc/team_accuracy", "disc/individual_accuracy"), "yellow", percent=True),
+)
+
+
+class Progress:
+    """The progress line, on stdout; a context manager that restores the terminal on any exit.
+
+    Values that a round does not have keep those of the round before.
+    """
+
+    def __init__(
+        self,
+        total_steps: int,
+        start_steps: int = 0,
+        plain_interval: float = 10.0,
+        stream: TextIO | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Prepares the line; nothing is shown before the first `update`.
+
+        Args:
+            total_steps: Env steps at which training ends.
+            start_steps: Env steps at which this run goes on; they do not count for the speed.
+            plain_interval: Seconds between two lines where there is no terminal.
+            stream: Where to; None: stdout.
+            clock: Returns seconds; only differences count.
+        """
+        self._total = total_steps
+        self._interval = plain_interval
+        self._stream = sys.stdout if stream is None else stream
+        self._clock = clock
+        self._marks: deque[tuple[float, int]] = deque([(clock(), start_steps)])
+        self._shown_at = float("-inf")
+        self._is_shown = True  # there is nothing yet to show
+        self._steps = start_steps
+        self._update: int | None = None
+        self._checkpoint: str | None = None
+        self._metrics: dict[str, float] = {}
+        self._live = self._make_live() if _is_terminal(self._stream) else None
+
+    def update(
+        self,
+        metrics: Mapping[str, float],
+        env_steps: int,
+        update: int | None = None,
+        checkpoint: str | None = None,
+    ) -> None:
+        """Shows where training is.
+
+        Args:
+            metrics: The metrics of the round (`hmasd.telemetry.tags`).
+            env_steps: Env steps trained so far.
+            update: Updates so far; None: ``Sync/PolicyVersion`` of the metrics, if it is there.
+            checkpoint: Name of the last checkpoint; None: the one given before.
+        """
+        self._metrics.update(metrics)
+        self._steps = env_steps
+        version = self._metrics.get("Sync/PolicyVersion")
+        self._update = update if update is not None or version is None else int(version)
+        self._checkpoint = self._checkpoint if checkpoint is None else checkpoint
+        self._mark(env_steps)
+        self._is_shown = False
+        due = self._interval if self._live is None else LIVE_INTERVAL
+        if self._clock() - self._shown_at >= due:
+            self._show()
+
+    def line(self) -> Text:
+        """Returns the line as it is now."""
+        speed = self._speed()
+        parts = [
+            Text(f"update {'-' if self._update is None else self._update}", "bold"),
+            Text(f"{self._steps:,}/{self._total:,} steps {self._percent():.1f}%", "cyan"),
+            Text(f"ETA {self._eta(speed)}", "cyan"),
+            Text(f"{speed:,.0f} steps/s" if speed else "- steps/s", "cyan"),
+            *(Text(f"{part.label} {self._values(part)}", part.style) for part in _PARTS),
+            Text(f"saved {self._checkpoint or '-'}", "blue"),
+        ]
+        return Text(" | ", style="dim", no_wrap=True, overflow="ellipsis").join(parts)
+
+    def close(self) -> None:
+        """Shows the last state, if it is not shown yet, and gives the terminal back."""
+        if not self._is_shown:
+            self._show()
+        if self._live is not None:
+            self._live.stop()
+
+    def __enter__(self) -> Progress:
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _make_live(self) -> Live:
+        """Returns rich's live display; it redraws only when told: there is no second thread."""
+        return Live(
+            console=Console(file=self._stream, force_terminal=True),
+            auto_refresh=False,
+            redirect_stdout=self._stream is sys.stdout,
+            redirect_stderr=_is_terminal(sys.stderr),  # not where it goes into a file
+        )
+
+    def _show(self) -> None:
+        """Writes the line."""
+        self._shown_at = self._clock()
+        self._is_shown = True
+        line = self.line()
+        if self._live is None:
+            self._stream.write(line.plain + "\n")
+            self._stream.flush()
+        else:
+            line.no_wrap, line.overflow = True, "ellipsis"
+            self._live.update(line, refresh=True)
+
+    def _mark(self, env_steps: int) -> None:
+        """Remembers when the steps were reached, for as long as the speed looks back."""
+        now = self._clock()
+        self._marks.append((now, env_steps))
+        while len(self._marks) > 2 and now - self._marks[1][0] >= SPEED_WINDOW:
+            self._marks.popleft()
+
+    def _speed(self) -> float:
+        """Returns env steps per second over the last seconds, evaluations included; 0: unknown."""
+        (start, first), (end, last) = self._marks[0], self._marks[-1]
+        return (last - first) / (end - start) if end > start else 0.0
+
+    def _percent(self) -> float:
+        """Returns how much of the training is done."""
+        return 100.0 * self._steps / self._total if self._total else 100.0
+
+    def _eta(self, speed: float) -> str:
+        """Returns the time that is left as h:mm:ss."""
+        left = max(self._total - self._steps, 0)
+        return str(timedelta(seconds=round(left / speed))) if speed else "-"
+
+    def _values(self, part: _Part) -> str:
+        """Returns the values of a part, e.g. ``0.69/1.20`` or ``85%``."""
+        form = "{:.0%}" if part.percent else "{:.2f}"
+        values = [self._metrics.get(tag) for tag in part.tags]
+        return "/".join("-" if value is None else form.format(value) for value in values)
+
+
+def _is_terminal(stream: TextIO) -> bool:
+    """Says whether a stream understands escape codes."""
+    return stream.isatty() and os.environ.get("TERM", "dumb") != "dumb"

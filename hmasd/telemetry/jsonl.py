@@ -1,0 +1,94 @@
+"""Files of JSON lines that survive a crash: one object per line, each with its ``env_steps``."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+LOGGER = logging.getLogger("hmasd.telemetry")
+
+
+def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """Yields the objects of a JSONL file; a line that a crash cut off is left out."""
+    for _, row in _good_lines(Path(path)):
+        yield row
+
+
+def repair(path: Path, up_to_env_steps: int | None = None) -> None:
+    """Makes a JSONL file ready to be appended to.
+
+    A line that a crash cut off is removed and, when a run goes on from a checkpoint, so are the
+    lines that were written after it. The file is replaced in one piece, or not touched if it is
+    fine.
+
+    Args:
+        path: The file; nothing happens if it does not exist.
+        up_to_env_steps: Lines with more ``env_steps`` are dropped; None: none.
+    """
+    if not path.exists():
+        return
+    kept = [
+        line
+        for line, row in _good_lines(path)
+        if up_to_env_steps is None or row.get("env_steps", 0) <= up_to_env_steps
+    ]
+    data = "".join(line + "\n" for line in kept).encode()
+    if data == path.read_bytes():
+        return
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+class JsonLines:
+    """Appends objects to a JSONL file, each flushed as one whole line."""
+
+    def __init__(self, path: Path, resume_at: int | None = None) -> None:
+        """Opens `path`, repaired (see `repair`).
+
+        Args:
+            path: The file; made if it does not exist.
+            resume_at: Env steps at which the run goes on; None for a fresh one.
+        """
+        repair(path, resume_at)
+        self._file: TextIO = path.open("a", encoding="utf-8")
+
+    def append(self, row: Mapping[str, Any]) -> None:
+        """Writes one line; NaN and infinity are refused with ValueError."""
+        self._file.write(json.dumps(row, allow_nan=False) + "\n")
+        self._file.flush()
+
+    def sync(self) -> None:
+        """Forces what was written to the disk."""
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Closes the file; may be called twice."""
+        self._file.close()
+
+
+def _good_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yields the whole lines with their objects; says so where the damage is not at the end."""
+    lines = path.read_bytes().split(b"\n")
+    for number, raw in enumerate(lines, start=1):
+        if not raw:
+            continue
+        try:
+            line = raw.decode("utf-8")
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        if isinstance(row, dict):
+            yield line, row
+        elif number < len(lines):  # a crash leaves only its last line unfinished
+            LOGGER.warning("%s line %d is damaged and left out", path, number)

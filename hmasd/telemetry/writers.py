@@ -1,0 +1,120 @@
+"""Stop 8: metrics leave as a flat dict of floats for TensorBoard and for JSON lines."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from torch.utils.tensorboard import SummaryWriter
+
+from hmasd.telemetry.jsonl import JsonLines
+
+METRICS_FILE = "metrics.jsonl"
+EVALUATIONS_FILE = "evaluations.jsonl"
+WALL_TIME = "time/wall"
+
+
+class MetricsLog:
+    """Writes a run's metrics; the x axis is env steps.
+
+    A run that goes on from a checkpoint ends with the files of an uninterrupted run (but for
+    ``time/*``), provided that a round's metrics are written, and `sync` is called, before the
+    checkpoint at the same env steps is saved.
+    """
+
+    def __init__(self, run_dir: Path, tensorboard_dir: Path, resume_at: int | None = None) -> None:
+        """Opens the files for appending.
+
+        Args:
+            run_dir: Folder of the run; ``metrics.jsonl`` and ``evaluations.jsonl`` lie there.
+            tensorboard_dir: Folder of the run's TensorBoard events.
+            resume_at: Env steps of the checkpoint that the run goes on from: what was logged after
+                it is dropped. None for a fresh run.
+        """
+        run_dir = Path(run_dir)
+        run_dir.mkdir(parents=True, exist_ok=True)
+        self._metrics = JsonLines(run_dir / METRICS_FILE, resume_at)
+        self._evaluations = JsonLines(run_dir / EVALUATIONS_FILE, resume_at)
+        # TensorBoard drops the events at purge_step and after it.
+        purge_step = None if resume_at is None else resume_at + 1
+        self._board = SummaryWriter(str(tensorboard_dir), purge_step=purge_step, flush_secs=10)
+
+    def write(self, metrics: Mapping[str, float], env_steps: int) -> None:
+        """Writes the metrics of one round; a metric that does not exist this round is absent.
+
+        Args:
+            metrics: Tag to finite number (`hmasd.telemetry.tags`).
+            env_steps: Env steps trained so far, summed over the envs.
+
+        Raises:
+            ValueError: A number is NaN or infinite; the message names the tag, nothing is written.
+        """
+        row = {tag: _finite(tag, value, env_steps) for tag, value in metrics.items()}
+        self._metrics.append({"env_steps": int(env_steps), **row, WALL_TIME: time.time()})
+        for tag, value in row.items():
+            self._board.add_scalar(tag, value, env_steps)
+
+    def write_evaluation(self, rows: Iterable[Mapping[str, Any]], env_steps: int) -> None:
+        """Writes evaluation episodes, one line each.
+
+        Args:
+            rows: Per episode what is known of it, e.g. mode, episode, success, return and length;
+                strings, bools and finite numbers (numpy's too).
+            env_steps: Env steps trained when the evaluation began.
+
+        Raises:
+            ValueError: A number is NaN or infinite; nothing is written.
+        """
+        plain = [
+            {"env_steps": int(env_steps), **{k: _plain(k, v, env_steps) for k, v in row.items()}}
+            for row in rows
+        ]
+        for row in plain:
+            self._evaluations.append(row)
+
+    def sync(self) -> None:
+        """Forces everything written so far to the disk."""
+        self._metrics.sync()
+        self._evaluations.sync()
+        self._board.flush()
+
+    def close(self) -> None:
+        """Closes the files; may be called twice."""
+        self._metrics.close()
+        self._evaluations.close()
+        self._board.close()
+
+    def __enter__(self) -> MetricsLog:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _finite(tag: str, value: Any, env_steps: int) -> float:  # noqa: ANN401 - any kind of number
+    """Returns the value as a Python float if it is finite."""
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(
+            f"metric {tag!r} is {number} at {env_steps} env steps; metrics must be finite "
+            "(leave a metric out in a round in which it does not exist)"
+        )
+    return number
+
+
+def _plain(key: str, value: Any, env_steps: int) -> Any:  # noqa: ANN401 - one cell of a table
+    """Returns one cell as str, bool, int or finite float."""
+    if hasattr(value, "item"):
+        value = value.item()
+    if isinstance(value, float):
+        return _finite(key, value, env_steps)
+    return value
