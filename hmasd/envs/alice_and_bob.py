@@ -344,6 +344,8 @@ def _check_memory(
             )
     if state["position"].min() < 1 or state["position"].max() > INNER:
         raise ValueError(f"the env's state: position has a cell outside 1..{INNER}")
+    if state["collected"].all(axis=1).any():
+        raise ValueError("the env's state: collected has a game that is won, so it is over")
     if state["clock"].min() < 0 or state["clock"].max() >= episode_length:
         raise ValueError(
             f"the env's state: clock has a value outside 0..{episode_length - 1}; use the "

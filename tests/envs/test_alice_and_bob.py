@@ -1,0 +1,152 @@
+"""Alice_and_Bob as an env: seeds, saving, errors, pictures; and the registry."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from hmasd.envs.alice_and_bob import AliceAndBob
+from hmasd.envs.contract import check_env
+from hmasd.envs.registry import env_names, make_env
+
+
+@pytest.mark.parametrize(("num_envs", "length"), [(1, 100), (7, 13), (32, 1)])
+def test_follows_the_contract(num_envs: int, length: int) -> None:
+    assert check_env(AliceAndBob(num_envs, length), steps=250, seed=num_envs) == []
+
+
+def test_starts_are_distinct_uniform_cells() -> None:
+    view = AliceAndBob(64 * 63 * 8).reset(5)
+    cell = ((view.obs[:, :, 9:] - 1) @ np.array([8, 1])).astype(int)  # [E, 2]
+    count = np.bincount(cell @ np.array([64, 1]), minlength=4096).reshape(64, 64)
+    assert (np.diag(count) == 0).all()
+    pairs = count[~np.eye(64, dtype=bool)]
+    assert (pairs > 0).mean() > 0.998
+    chi_square = ((pairs - 8) ** 2 / 8).sum()
+    assert abs(chi_square - 4031) < 5 * np.sqrt(2 * 4031)
+
+
+def test_an_env_depends_on_seed_and_its_number_alone() -> None:
+    few, many = AliceAndBob(3, 9), AliceAndBob(8, 9)
+    np.testing.assert_array_equal(few.reset(4).state, many.reset(4).state[:3])
+    rng = np.random.default_rng(0)
+    for _ in range(40):
+        action = rng.integers(0, 5, size=(8, 2))
+        np.testing.assert_array_equal(
+            few.step(action[:3]).view.state, many.step(action).view.state[:3]
+        )
+    assert not np.array_equal(many.reset(5).state, AliceAndBob(8, 9).reset(4).state)
+    assert len(np.unique(many.reset(0).state, axis=0)) > 4
+
+
+def test_goes_on_exactly_in_another_object() -> None:
+    env, other, rng = AliceAndBob(6, 20), AliceAndBob(6, 20), np.random.default_rng(1)
+    env.reset(8)
+    for _ in range(33):
+        env.step(rng.integers(0, 5, size=(6, 2)))
+    other.set_state(env.get_state())
+    for _ in range(60):
+        action = rng.integers(0, 5, size=(6, 2))
+        for left, right in zip(env.step(action)[1:], other.step(action)[1:], strict=True):
+            np.testing.assert_array_equal(left, right)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"clock": np.zeros(5, dtype=np.int64)}, "clock is int64 of shape"),
+        ({"rng": np.zeros(4)}, "rng is float64"),
+        ({"extra": np.zeros(4)}, "extra"),
+        ({"clock": np.full(4, 100)}, r"clock has a value outside 0\.\.99"),
+        ({"position": np.zeros((4, 2, 2), dtype=np.int64)}, r"outside 1\.\.8"),
+        ({"collected": np.ones((4, 2), dtype=bool)}, "collected has a game that is won"),
+    ],
+)
+def test_refuses_a_state_that_does_not_fit(change: dict[str, np.ndarray], words: str) -> None:
+    env = AliceAndBob(4)
+    env.reset(0)
+    before = env.get_state()
+    with pytest.raises(ValueError, match=words):
+        env.set_state({**before, **change})
+    for name, array in env.get_state().items():
+        np.testing.assert_array_equal(array, before[name])
+
+
+@pytest.mark.parametrize("value", [5, -1, 10**9])
+def test_a_bad_action_is_named_and_nothing_is_played(value: int) -> None:
+    env = AliceAndBob(4)
+    env.reset(0)
+    before = env.get_state()
+    action = np.zeros((4, 2), dtype=np.int64)
+    action[2, 1] = value
+    with pytest.raises(ValueError, match=rf"env 2, agent 1: action {value} .* 0\.\.4"):
+        env.step(action)
+    np.testing.assert_array_equal(env.get_state()["position"], before["position"])
+
+
+def test_actions_of_wrong_shape_or_type_are_refused() -> None:
+    env = AliceAndBob(4)
+    env.reset(0)
+    for action in (np.zeros((4, 3), dtype=np.int64), np.zeros((4, 2)), np.zeros((3, 2), int)):
+        with pytest.raises(ValueError, match=r"integers of shape \(4, 2\)"):
+            env.step(action)
+    env.step(np.zeros((4, 2), dtype=np.int32))
+
+
+def test_needs_a_start_and_sensible_numbers() -> None:
+    with pytest.raises(RuntimeError, match="reset"):
+        AliceAndBob(2).step(np.zeros((2, 2), dtype=np.int64))
+    for numbers in ((0, 100), (2, 0)):
+        with pytest.raises(ValueError, match="at least 1"):
+            AliceAndBob(*numbers)
+    with pytest.raises(ValueError, match="seed is -1"):
+        AliceAndBob(2).reset(-1)
+
+
+def situation(name: str, value: object) -> np.ndarray:
+    """Picture of a fixed game with one part of its state changed."""
+    env = AliceAndBob(1)
+    env.reset(0)
+    state = env.get_state()
+    state["position"][0] = [(3, 3), (5, 5)]
+    if name:
+        state[name][0] = value
+    env.set_state(state)
+    return env.render(0)
+
+
+def test_picture_shows_every_part_of_the_game() -> None:
+    parts = [
+        ("", None),
+        ("position", [(3, 4), (5, 5)]),
+        ("position", [(5, 5), (3, 3)]),
+        ("position", [(3, 3), (3, 3)]),
+        ("position", [(1, 8), (5, 5)]),
+        ("position", [(8, 1), (5, 5)]),
+        ("collected", [True, False]),
+        ("collected", [False, True]),
+        ("clock", 50),
+    ]
+    pictures = [situation(name, value) for name, value in parts]
+    assert all(p.shape == (440, 400, 3) and p.dtype == np.uint8 for p in pictures)
+    assert len({p.tobytes() for p in pictures}) == len(parts)
+    assert situation("", None).tobytes() == pictures[0].tobytes()
+    with pytest.raises(ValueError, match="no env 4"):
+        AliceAndBob(4).render(4)
+
+
+def test_a_held_key_looks_different_around_the_agent() -> None:
+    on_key, beside = situation("position", [(1, 8), (5, 5)]), situation("", None)
+    corner = np.s_[40 + 4 : 40 + 8, 320 + 4 : 320 + 8]  # of the key's cell, outside the disc
+    assert not np.array_equal(on_key[corner], beside[corner])
+
+
+def test_registry_makes_envs_and_helps_with_names() -> None:
+    assert "alice_and_bob" in env_names()
+    env = make_env("alice_and_bob", 3, 50)
+    assert (env.num_envs, env.episode_length, env.num_agents) == (3, 50, 2)
+    assert (env.obs_size, env.state_size) == (11, 100)
+    with pytest.raises(ValueError, match=r"'alice_bob'.*did you mean 'alice_and_bob'"):
+        make_env("alice_bob", 3, 50)
+    with pytest.raises(ValueError, match=r"'zzz', the envs are .*alice_and_bob"):
+        make_env("zzz", 3, 50)
