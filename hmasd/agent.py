@@ -61,6 +61,7 @@ class HMASDAgent:
             num_agent_skills=config.num_agent_skills,
             hidden_size=config.hidden_size,
             skill_input=config.skill_input,
+            critic_head=config.critic_head,
             coordinator_blocks=config.coordinator_blocks,
             coordinator_heads=config.coordinator_heads,
         )
@@ -246,7 +247,10 @@ class HMASDAgent:
         if not coordinator_due:
             self._decide_where_due(self._next_view)
         metrics = self._round_metrics(rollout)
-        tail = RoundTail(self.critic_hidden, self.team.clock.team_skill, self.team.restart)
+        clock = self.team.clock
+        tail = RoundTail(
+            self.critic_hidden, clock.team_skill, clock.agent_skills, self.team.restart
+        )
         passed = critic_pass(self.networks["critic"], rollout, tail)
         parts = self._intrinsic_rewards(rollout)
         metrics |= {f"reward/{name}": float(part.mean()) for name, part in _named_parts(parts)}

@@ -38,6 +38,9 @@ class Config:
     skill_input: Literal["input", "output"] = "output"
     """Where the skill enters the discoverer: joined to the observation ('input'), or to the last
     layer's input ('output': an additive preference over actions, learned sooner on small games)."""
+    critic_head: Literal["team", "skill"] = "skill"
+    """What the discoverer's critic tells apart: 'team': one value V_l(s, Z) for all agents (paper);
+    'skill': one value per agent and its skill, V_l^i(s, Z, z^i), from the same single pass."""
     agent_id: bool = False
     """Append a one-hot agent number to every observation."""
     reset_hidden_on_skill: bool = False

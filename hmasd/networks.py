@@ -31,6 +31,7 @@ class NetworkSizes(NamedTuple):
     num_agent_skills: int
     hidden_size: int
     skill_input: str
+    critic_head: str
     coordinator_blocks: int
     coordinator_heads: int
 
@@ -263,20 +264,49 @@ class SkillActor(nn.Module):
 
 
 class SkillCritic(nn.Module):
-    """Low level: V_l(s, Z), one value per env, in normalised units."""
+    """Low level: values in normalised units, computed once per env from (s, Z).
+
+    With `critic_head` "team" one value V_l(s, Z) for all agents (the paper's). With "skill" one
+    value per agent and individual skill, of which the one in force is read: V_l^i(s, Z, z^i).
+    """
 
     def __init__(self, sizes: NetworkSizes) -> None:
         super().__init__()
+        self.per_skill = sizes.critic_head == "skill"
+        self.heads = (sizes.num_agents, sizes.num_agent_skills) if self.per_skill else (1, 1)
         self.body = SkillConditionedGRU(
-            sizes.num_team_skills, 1, 1.0, input_size=sizes.state_size, sizes=sizes
+            sizes.num_team_skills,
+            self.heads[0] * self.heads[1],
+            1.0,
+            input_size=sizes.state_size,
+            sizes=sizes,
         )
 
     def forward(
-        self, state: Tensor, team_skill: Tensor, hidden: Tensor, keep: Tensor
+        self,
+        state: Tensor,
+        team_skill: Tensor,
+        agent_skills: Tensor,
+        hidden: Tensor,
+        keep: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """States [L, B, S], skills [L, B], hidden [B, d], keep [L, B] -> [L, B], [L, B, d]."""
+        """Run L steps of B sequences.
+
+        Args:
+            state: [L, B, S].
+            team_skill: [L, B] int64.
+            agent_skills: [L, B, N] int64.
+            hidden: [B, d] GRU state before the first step.
+            keep: [L, B], 0 where the GRU state restarts.
+
+        Returns:
+            Values [L, B, V], V = N or (one for all agents) 1; GRU state after each step [L, B, d].
+        """
         value, states = self.body(state, team_skill, hidden, keep)
-        return value.squeeze(-1), states
+        if self.per_skill:
+            skill = agent_skills.unsqueeze(-1)
+            value = value.unflatten(-1, self.heads).gather(-1, skill).squeeze(-1)
+        return value, states
 
 
 class TeamDiscriminator(nn.Module):

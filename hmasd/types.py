@@ -134,9 +134,10 @@ class CriticBatch(NamedTuple):
 
     state: Tensor  # [L, M, S]
     team_skill: Tensor  # [L, M]
+    agent_skills: Tensor  # [L, M, N]
     hidden: Tensor  # [M, d]
     keep: Tensor  # [L, M]
-    value: Tensor  # [L, M] before the update, normalised units
+    value: Tensor  # [L, M, V] before the update, normalised units; V = N, or 1 for all agents
     target: Tensor  # [L, M, N] each agent's return, normalised units
     weight: Tensor | None  # [L, M, N], 0 for dead agents
 

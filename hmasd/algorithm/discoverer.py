@@ -21,14 +21,15 @@ class RoundTail(NamedTuple):
 
     critic_hidden: Tensor  # [E, d] GRU state before the round's first step
     team_skill: Tensor  # [E] in force at the step after the round
+    agent_skills: Tensor  # [E, N] likewise
     restart: Tensor  # [E] bool, the GRU state restarts before that step though the episode goes on
 
 
 class CriticPass(NamedTuple):
     """The critic over a whole round, weights frozen."""
 
-    value: Tensor  # [T, E] normalised units
-    next_value: Tensor  # [T, E] normalised units, of the state each step reached; 0 if terminated
+    value: Tensor  # [T, E, V] normalised units; V = N, or 1 for all agents
+    next_value: Tensor  # [T, E, V] normalised units, of the state that each step reached
     hidden: Tensor  # [T, E, d] GRU state before each step (before a restart)
     last_hidden: Tensor  # [E, d] GRU state after the round
 
@@ -37,7 +38,8 @@ class CriticPass(NamedTuple):
 def critic_pass(critic: SkillCritic, rollout: LowRollout, tail: RoundTail) -> CriticPass:
     """Values of a round and of what it bootstraps from, in two batched forward passes."""
     keep = (~rollout.restart).to(rollout.state.dtype)
-    value, states = critic(rollout.state, rollout.team_skill, tail.critic_hidden, keep)
+    skills = (rollout.team_skill, rollout.agent_skills)
+    value, states = critic(rollout.state, *skills, tail.critic_hidden, keep)
     hidden = torch.cat([tail.critic_hidden.unsqueeze(0), states[:-1]])
     next_value = torch.cat([value[1:], torch.zeros_like(value[:1])])
 
@@ -45,14 +47,20 @@ def critic_pass(critic: SkillCritic, rollout: LowRollout, tail: RoundTail) -> Cr
     beyond = rollout.truncated.clone()
     beyond[-1] |= ~rollout.terminated[-1]
     t, e = beyond.nonzero(as_tuple=True)
-    round_end = (t == len(value) - 1) & ~rollout.truncated[t, e]
-    skill = torch.where(round_end, tail.team_skill[e], rollout.team_skill[t, e])
-    goes_on = (~(round_end & tail.restart[e])).to(value.dtype)
+    at_round_end = (t == len(value) - 1) & ~rollout.truncated[t, e]
+    team_skill = torch.where(at_round_end, tail.team_skill[e], rollout.team_skill[t, e])
+    agent_skills = torch.where(
+        at_round_end.unsqueeze(-1), tail.agent_skills[e], rollout.agent_skills[t, e]
+    )
+    goes_on = (~(at_round_end & tail.restart[e])).to(value.dtype)
     bootstrap, _ = critic(
-        rollout.next_state[t, e].unsqueeze(0), skill.unsqueeze(0), states[t, e], goes_on.unsqueeze(0)
+        rollout.next_state[t, e].unsqueeze(0),
+        team_skill.unsqueeze(0),
+        agent_skills.unsqueeze(0),
+        states[t, e],
+        goes_on.unsqueeze(0),
     )
     next_value[t, e] = bootstrap[0]
-    next_value.masked_fill_(rollout.terminated, 0.0)
     return CriticPass(value, next_value, hidden, states[-1])
 
 
@@ -84,11 +92,11 @@ class Discoverer:
     ) -> tuple[ActorBatch, CriticBatch]:
         """Advantages, targets and recurrent chunks of a round; reward: [T, E, N]."""
         weight = None if rollout.alive is None else rollout.alive.to(reward.dtype)
-        value = self.normalizer.denormalize(passed.value).unsqueeze(-1)  # [T, E, 1]
+        value = self.normalizer.denormalize(passed.value)  # [T, E, V]
         advantage = generalized_advantage(
             reward,
             value,
-            self.normalizer.denormalize(passed.next_value).unsqueeze(-1),
+            self.normalizer.denormalize(passed.next_value),
             rollout.terminated.unsqueeze(-1),
             (rollout.terminated | rollout.truncated).unsqueeze(-1),
             discount=self.config.gamma,
@@ -98,7 +106,7 @@ class Discoverer:
         self.normalizer.update(target)
         advantage = standardize(advantage, weight)
         actor_batch = self._actor_batch(rollout, advantage, weight)
-        return actor_batch, self._critic_batch(rollout, value.squeeze(-1), target, passed, weight)
+        return actor_batch, self._critic_batch(rollout, value, target, passed, weight)
 
     def _actor_batch(
         self, rollout: LowRollout, advantage: Tensor, weight: Tensor | None
@@ -137,6 +145,7 @@ class Discoverer:
         return CriticBatch(
             state=rows(rollout.state),
             team_skill=rows(rollout.team_skill),
+            agent_skills=rows(rollout.agent_skills),
             hidden=passed.hidden[::chunk].flatten(0, 1),
             keep=rows((~rollout.restart).to(value.dtype)),
             value=self.normalizer.normalize(rows(value)),
@@ -152,9 +161,7 @@ class Discoverer:
             ratio_error = self._actor_step(actor_batch, means)
             ratio_start = ratio_error if ratio_start is None else ratio_start
             self._critic_step(critic_batch, means)
-        explained = losses.explained_variance(
-            critic_batch.value.unsqueeze(-1), critic_batch.target
-        )
+        explained = losses.explained_variance(critic_batch.value, critic_batch.target)
         metrics = means.result("low")
         if ratio_start is not None:
             metrics["low/ratio_start"] = 1.0 + float(ratio_start)
@@ -178,10 +185,11 @@ class Discoverer:
         return policy.ratio_error
 
     def _critic_step(self, batch: CriticBatch, means: Means) -> None:
-        value, _ = self.critic(batch.state, batch.team_skill, batch.hidden, batch.keep)
+        skills = (batch.team_skill, batch.agent_skills)
+        value, _ = self.critic(batch.state, *skills, batch.hidden, batch.keep)
         loss = losses.value_loss(
-            value.unsqueeze(-1),
-            batch.value.unsqueeze(-1),
+            value,
+            batch.value,
             batch.target,
             self.config.clip,
             self.config.huber_delta,

@@ -1,0 +1,133 @@
+"""Evaluation: whole episodes with a frozen policy, on envs and random numbers of its own."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from hmasd import checkpoint
+from hmasd.agent import HMASDAgent
+from hmasd.config import Config
+from hmasd.envs.registry import make_env
+from hmasd.rollout.episodes import Episode, EpisodeTracker, summarize
+from hmasd.rollout.team import Generators, Team
+from hmasd.telemetry.run_folder import make_run_folder
+
+MODES = ("greedy", "stochastic")
+SEED_OFFSET = 1_000_003  # keeps evaluation's seeds apart from those of training runs
+
+
+def play_episodes(
+    config: Config, networks: Mapping[str, Any], mode: str, num_episodes: int, seed: int
+) -> list[Episode]:
+    """Play `num_episodes` episodes, each in an env of its own, all from fresh starts.
+
+    Args:
+        config: settings of the run.
+        networks: holds "coordinator" and "actor".
+        mode: "greedy" (most likely choices at both levels) or "stochastic".
+        num_episodes: how many.
+        seed: decides starts and choices; the same seed gives the same episodes.
+    """
+    env = make_env(config.env, num_episodes, config.episode_length)
+    view = env.reset(seed)
+    generators = Generators(None, None)
+    if mode == "stochastic":
+        device = next(networks["actor"].parameters()).device
+        generators = Generators(
+            *(torch.Generator(device).manual_seed(2 * seed + i) for i in range(2))
+        )
+    shape = (num_episodes, env.num_agents)
+    team = Team(config, networks["coordinator"], networks["actor"], shape, generators)
+    tracker = EpisodeTracker(num_episodes)
+    first: dict[int, Episode] = {}
+    while len(first) < num_episodes:
+        seen = team.observe(view)
+        team.decide(seen)
+        step = env.step(team.act(seen).action.cpu().numpy())
+        for episode in tracker.add(step):
+            first.setdefault(episode.env, episode)
+        team.advance(torch.from_numpy(step.terminated | step.truncated).to(team.device))
+        view = step.view
+    env.close()
+    return [first[e] for e in range(num_episodes)]
+
+
+def evaluate(agent: HMASDAgent) -> tuple[dict[str, float], list[dict[str, Any]]]:
+    """Greedy and stochastic play of the agent's policy; nothing of training is touched.
+
+    Returns:
+        Metrics `eval/{mode}_{success, return, length}`, and one row per episode.
+    """
+    config = agent.config
+    metrics: dict[str, float] = {}
+    rows: list[dict[str, Any]] = []
+    for mode in MODES:
+        episodes = play_episodes(
+            config, agent.networks, mode, config.eval_episodes, config.seed + SEED_OFFSET
+        )
+        metrics |= summarize(episodes, f"eval/{mode}_")
+        rows += [
+            {
+                "mode": mode,
+                "episode": episode.env,
+                "success": episode.success,
+                "return": episode.episode_return,
+                "length": episode.length,
+                "policy_version": agent.policy_version,
+            }
+            for episode in episodes
+        ]
+    return metrics, rows
+
+
+def evaluate_checkpoint(config: Config) -> int:
+    """`--eval-only`: evaluate --model-path, show a table, write JSON; returns the exit code.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, or of another configuration.
+    """
+    assert config.model_path is not None, "validate() asks for --model-path with --eval-only"
+    content = checkpoint.load(Path(config.model_path))
+    env = make_env(config.env, config.num_envs, config.episode_length)
+    agent = HMASDAgent(config, env)
+    checkpoint.load_module("networks", agent.networks, content["agent"]["networks"])
+    agent.gate.load_state_dict(content["agent"]["gate"])
+    metrics, rows = evaluate(agent)
+    report = {
+        "model_path": config.model_path,
+        "env_steps": content["agent"]["env_steps"],
+        "policy_version": agent.policy_version,
+        "config": dataclasses.asdict(config),
+        "summary": metrics,
+        "episodes": rows,
+    }
+    path = make_run_folder(config) / "evaluation.json"
+    path.write_text(json.dumps(report, indent=1), encoding="utf-8")
+    _show(config, rows, path)
+    return 0
+
+
+def _show(config: Config, rows: list[dict[str, Any]], path: Path) -> None:
+    """Table of mean and standard deviation per way of playing, and where the episodes are."""
+    table = Table(title=f"{config.model_path} on {config.env}, {config.eval_episodes} episodes")
+    for column in ("play", "success", "return", "length"):
+        table.add_column(column, justify="right")
+    for mode in MODES:
+        chosen = [row for row in rows if row["mode"] == mode]
+        cells = [f"{np.mean([row['success'] for row in chosen]):.1%}"]
+        for name in ("return", "length"):
+            values = [row[name] for row in chosen]
+            cells.append(f"{np.mean(values):.2f} ± {np.std(values):.2f}")
+        table.add_row(mode, *cells)
+    console = Console()
+    console.print(table)
+    console.print(f"every episode: {path}", soft_wrap=True)

@@ -1,0 +1,162 @@
+"""The training loop, and the words that it uses.
+
+step        one step of one env with all its agents; one sample of the low level
+lock-step   one step of all envs at once
+round       `batch_size` samples, collected by one version of the policy
+segment     what lies between two decisions of the coordinator in one env; one sample of the high level
+update      the networks learn from the round (the coordinator when it holds enough segments)
+episode     from a reset of one env to its termination or truncation
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from hmasd import checkpoint
+from hmasd.agent import HMASDAgent
+from hmasd.config import Config
+from hmasd.envs.guard import check_step, check_view
+from hmasd.envs.registry import make_env
+from hmasd.rollout.episodes import EpisodeTracker
+from hmasd.telemetry.console import Progress
+from hmasd.telemetry.logs import set_up_logging
+from hmasd.telemetry.run_folder import make_run_folder, open_run_folder
+from hmasd.telemetry.timers import Timers
+from hmasd.telemetry.writers import MetricsLog
+from hmasd.training.evaluation import evaluate
+from hmasd.training.signals import StopRequest
+from hmasd.types import EnvView
+
+logger = logging.getLogger(__name__)
+
+
+def train(config: Config) -> int:
+    """Train from the start, or from --model-path; returns the exit code."""
+    torch.set_num_threads(config.threads)
+    return Trainer(config).run()
+
+
+class Trainer:
+    """One training run: the agent, its envs, and what is written about them."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.env = make_env(config.env, config.num_envs, config.episode_length)
+        self.agent = HMASDAgent(config, self.env)
+        self.episodes = EpisodeTracker(config.num_envs)
+        self.timers = Timers()
+        self.stop = StopRequest()
+        self.last_checkpoint: str | None = None
+        content = None
+        if config.model_path is None:
+            self.view = self.env.reset(config.seed)
+            self.run_dir = make_run_folder(config)
+        else:
+            content = self._restore(Path(config.model_path))
+            self.run_dir = open_run_folder(config, content["run_name"])
+        set_up_logging(Path(config.output_dir), self.run_dir.name, config.log_level)
+        logger.info("%s at %d env steps", self.run_dir.name, self.agent.env_steps)
+        check_view(self.view, self.agent.env_steps // config.num_envs)
+        self.metrics_log = MetricsLog(
+            self.run_dir,
+            Path(config.output_dir) / "tf-logs" / self.run_dir.name,
+            None if content is None else self.agent.env_steps,
+        )
+
+    def run(self) -> int:
+        """Rounds until `total_steps` or a signal; returns the exit code."""
+        agent, config = self.agent, self.config
+        progress = Progress(config.total_steps, agent.env_steps)
+        with self.stop, self.metrics_log, progress:
+            while agent.env_steps < config.total_steps:
+                with self.timers("collect"):
+                    self._collect_round()
+                if self.stop.signal:
+                    break
+                with self.timers("update"):
+                    metrics = agent.sync_update()
+                metrics |= self.episodes.metrics() | self._speed() | self._evaluation()
+                self.metrics_log.write(metrics, agent.env_steps)
+                logger.debug("%d env steps: %s", agent.env_steps, metrics)
+                progress.update(metrics, agent.env_steps, checkpoint=self.last_checkpoint)
+            self._save(None if agent.env_steps >= config.total_steps else agent.env_steps)
+            progress.update({}, agent.env_steps, checkpoint=self.last_checkpoint)
+        return self.stop.exit_code
+
+    def _collect_round(self) -> None:
+        """Lock-steps until the round is full, or a signal asks to stop."""
+        agent = self.agent
+        while not agent.should_sync_update() and not self.stop.signal:
+            seen = agent.observe(self.view)
+            acting = agent.act(seen)
+            step = self.env.step(acting.action.cpu().numpy())
+            check_step(step, acting.step + 1)
+            agent.store_transition(seen, acting, step)
+            self.episodes.add(step)
+            self.view = step.view
+            if self._crossed(self.config.checkpoint_interval, self.config.num_envs):
+                self._save(agent.env_steps)
+
+    def _crossed(self, interval: int, steps: int) -> bool:
+        """Whether the last `steps` env steps passed or reached a multiple of `interval` (0: never)."""
+        now = self.agent.env_steps
+        return interval > 0 and now // interval > (now - steps) // interval
+
+    def _speed(self) -> dict[str, float]:
+        seconds, samples = self.timers.pop(), self.config.batch_size
+        collect, update = seconds["collect"], seconds["update"]
+        return {
+            "Sync/CollectionTime": collect,
+            "Sync/UpdateTime": update,
+            "time/steps_per_second": samples / (collect + update),
+            "time/collect_steps_per_second": samples / collect,
+            "time/update_steps_per_second": samples / update,
+        }
+
+    def _evaluation(self) -> dict[str, float]:
+        """Metrics of an evaluation where one is due, else none."""
+        config, steps = self.config, self.agent.env_steps
+        at_end = config.eval_interval > 0 and steps >= config.total_steps
+        if not (self._crossed(config.eval_interval, config.batch_size) or at_end):
+            return {}
+        metrics, rows = evaluate(self.agent)
+        self.metrics_log.write_evaluation(rows, steps)
+        return metrics
+
+    # --- saving -------------------------------------------------------------------------------
+
+    def _save(self, env_steps: int | None) -> None:
+        """Write a checkpoint; env_steps None: the final one."""
+        self.metrics_log.sync()
+        path = checkpoint.checkpoint_path(Path(self.config.output_dir) / "models", env_steps)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.agent.save_model(
+            path,
+            config=dataclasses.asdict(self.config),
+            run_name=self.run_dir.name,
+            env={name: torch.from_numpy(x.copy()) for name, x in self.env.get_state().items()},
+            view={k: torch.from_numpy(x.copy()) for k, x in _present(self.view).items()},
+            episodes=self.episodes.state_dict(),
+        )
+        self.last_checkpoint = str(path)
+        logger.info("saved %s", path)
+
+    def _restore(self, path: Path) -> dict[str, Any]:
+        """Take everything over from a checkpoint; returns its content."""
+        content = self.agent.load_model(path)
+        self.env.set_state({name: x.numpy() for name, x in content["env"].items()})
+        self.view = EnvView(**{name: x.numpy() for name, x in content["view"].items()})
+        self.episodes.load_state_dict(content["episodes"])
+        self.last_checkpoint = str(path)
+        return content
+
+
+def _present(view: EnvView) -> dict[str, np.ndarray]:
+    """The fields that this env has."""
+    return {name: x for name, x in view._asdict().items() if x is not None}
