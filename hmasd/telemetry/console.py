@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import time
 from collections import deque
@@ -18,21 +19,30 @@ from rich.text import Text
 SPEED_WINDOW = 30.0  # seconds that speed and ETA look back
 LIVE_INTERVAL = 0.1  # seconds between two redraws
 
+_SHORT_NAME = re.compile(r".*_(?=\w+\.pth)|\.pth")  # of a checkpoint's name what is not its steps
+
 
 class _Part(NamedTuple):
     """One part of the line: what it is called, and the metrics that it shows."""
 
     label: str
+    short: str  # where the terminal is too narrow for the label
     tags: tuple[str, ...]
     style: str
     percent: bool = False
 
 
 _PARTS = (
-    _Part("success", ("rollout/success",), "bold green", percent=True),
-    _Part("high entropy", ("high/entropy_team", "high/entropy_agent"), "magenta"),
-    _Part("low entropy", ("low/entropy",), "magenta"),
-    _Part("disc acc", ("disc/team_accuracy", "disc/individual_accuracy"), "yellow", percent=True),
+    _Part("success", "succ", ("rollout/success",), "bold green", percent=True),
+    _Part("high entropy", "high H", ("high/entropy_team", "high/entropy_agent"), "magenta"),
+    _Part("low entropy", "low H", ("low/entropy",), "magenta"),
+    _Part(
+        "disc acc",
+        "disc",
+        ("disc/team_accuracy", "disc/individual_accuracy"),
+        "yellow",
+        percent=True,
+    ),
 )
 
 
@@ -98,25 +108,24 @@ class Progress:
         if self._clock() - self._shown_at >= due:
             self._show()
 
-    def line(self) -> Text:
-        """Returns the line as it is now."""
-        speed = self._speed()
-        parts = [
-            Text(f"update {'-' if self._update is None else self._update}", "bold"),
-            Text(f"{self._steps:,}/{self._total:,} steps {self._percent():.1f}%", "cyan"),
-            Text(f"ETA {self._eta(speed)}", "cyan"),
-            Text(f"{speed:,.0f} steps/s" if speed else "- steps/s", "cyan"),
-            *(Text(f"{part.label} {self._values(part)}", part.style) for part in _PARTS),
-            Text(f"saved {self._checkpoint or '-'}", "blue"),
-        ]
-        return Text(" | ", style="dim", no_wrap=True, overflow="ellipsis").join(parts)
+    def line(self, width: int | None = None) -> Text:
+        """Returns the line as it is now.
+
+        Args:
+            width: Columns that there are; None: any number. If the line does not fit, its words
+                are shortened; if that is not enough, it will wrap.
+        """
+        line = self._join(is_short=False)
+        return line if width is None or len(line.plain) <= width else self._join(is_short=True)
 
     def close(self) -> None:
         """Shows the last state, if it is not shown yet, and gives the terminal back."""
-        if not self._is_shown:
-            self._show()
-        if self._live is not None:
-            self._live.stop()
+        try:
+            if not self._is_shown:
+                self._show()
+        finally:
+            if self._live is not None:
+                self._live.stop()
 
     def __enter__(self) -> Progress:
         if self._live is not None:
@@ -144,13 +153,38 @@ class Progress:
         """Writes the line."""
         self._shown_at = self._clock()
         self._is_shown = True
-        line = self.line()
         if self._live is None:
-            self._stream.write(line.plain + "\n")
+            self._stream.write(self.line().plain + "\n")
             self._stream.flush()
         else:
-            line.no_wrap, line.overflow = True, "ellipsis"
-            self._live.update(line, refresh=True)
+            self._live.update(self.line(self._live.console.width), refresh=True)
+
+    def _join(self, is_short: bool) -> Text:
+        """Puts the line together from its parts."""
+        count = _short_number if is_short else "{:,}".format
+        speed = self._speed()
+        unit = "/s" if is_short else " steps/s"
+        steps = "" if is_short else " steps"
+        number = "-" if self._update is None else self._update
+        name = self._checkpoint or "-"
+        parts = [
+            Text(f"{'upd' if is_short else 'update'} {number}", "bold"),
+            Text(
+                f"{count(self._steps)}/{count(self._total)}{steps} {self._percent():.1f}%", "cyan"
+            ),
+            Text(f"ETA {self._eta(speed)}", "cyan"),
+            Text(f"{speed:,.0f}{unit}" if speed else f"-{unit}", "cyan"),
+            *(
+                Text(f"{part.short if is_short else part.label} {self._values(part)}", part.style)
+                for part in _PARTS
+            ),
+            Text(f"saved {_SHORT_NAME.sub('', name) if is_short else name}", "blue"),
+        ]
+        separator = "  " if is_short else " | "
+        line = Text()
+        for part in parts:
+            line.append(separator if line else "", style="dim").append_text(part)
+        return line
 
     def _mark(self, env_steps: int) -> None:
         """Remembers when the steps were reached, for as long as the speed looks back."""
@@ -178,6 +212,13 @@ class Progress:
         form = "{:.0%}" if part.percent else "{:.2f}"
         values = [self._metrics.get(tag) for tag in part.tags]
         return "/".join("-" if value is None else form.format(value) for value in values)
+
+
+def _short_number(number: int) -> str:
+    """Returns e.g. ``1.50M`` or ``320k``."""
+    if number >= 1_000_000:
+        return f"{number / 1_000_000:.2f}M"
+    return f"{number / 1000:.0f}k" if number >= 1000 else str(number)
 
 
 def _is_terminal(stream: TextIO) -> bool:

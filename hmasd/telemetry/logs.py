@@ -42,12 +42,13 @@ def set_up_logging(output_dir: Path, run_name: str, level: str = "INFO") -> logg
 
 
 def close_logging() -> None:
-    """Removes and closes the handlers that `set_up_logging` added."""
+    """Undoes `set_up_logging`: removes and closes its handlers."""
     logger = logging.getLogger(LOGGER_NAME)
     for handler in list(logger.handlers):
         if (handler.name or "").startswith(f"{LOGGER_NAME}:"):
             logger.removeHandler(handler)
             handler.close()
+            logger.setLevel(logging.NOTSET)
 
 
 class _ConsoleHandler(logging.Handler):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import re
 import sys
 from pathlib import Path
 
@@ -99,19 +100,22 @@ def test_speed_leaves_out_the_steps_before_and_looks_back_some_seconds_only() ->
         assert "20 steps/s" in progress.line().plain
 
 
-def test_a_terminal_gets_one_live_line(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("columns", [200, 120, 70])
+def test_a_terminal_gets_a_live_line(monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
     monkeypatch.setenv("TERM", "xterm-256color")
-    monkeypatch.setenv("COLUMNS", "70")
+    monkeypatch.setenv("COLUMNS", str(columns))
     out, clock = Terminal(), Clock()
-    with Progress(100, stream=out, clock=clock) as progress:
-        for steps in range(1, 4):
+    with Progress(3_000_000, 1_480_000, stream=out, clock=clock) as progress:
+        for steps in range(1_490_000, 1_500_001, 5000):
             clock.now += 1
-            progress.update(METRICS, steps)
+            progress.update(METRICS, steps, checkpoint="models/hmasd_sync_enhanced_960000.pth")
     text = out.getvalue()
     assert "\x1b[?25l" in text  # the cursor is hidden ...
     assert text.rindex("\x1b[?25h") > text.rindex("\x1b[?25l")  # ... and comes back
-    assert "…" in text  # cut to the width, so that it stays one line
-    assert text.count("\n") == 1
+    last = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text).split("\r")[-1].strip()
+    assert last.count("\n") == (1 if columns == 70 else 0)
+    assert last.startswith("update 3 | 1,500,000/" if columns == 200 else "upd 3  1.50M/3.00M")
+    assert last.endswith("960000.pth" if columns == 200 else "saved 960000")
 
 
 def test_an_exception_restores_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
