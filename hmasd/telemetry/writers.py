@@ -41,6 +41,7 @@ class MetricsLog:
         run_dir.mkdir(parents=True, exist_ok=True)
         self._metrics = JsonLines(run_dir / METRICS_FILE, resume_at)
         self._evaluations = JsonLines(run_dir / EVALUATIONS_FILE, resume_at)
+        _wait_for_a_later_name(Path(tensorboard_dir))
         self._board = EventFileWriter(str(tensorboard_dir), flush_secs=10)
         if resume_at is not None:  # TensorBoard drops earlier events at this step and after it
             start = SessionLog(status=SessionLog.START)
@@ -107,6 +108,17 @@ class MetricsLog:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _wait_for_a_later_name(folder: Path) -> None:
+    """Waits, a second at most, until a new event file's name sorts behind those in `folder`.
+
+    The names begin with the second of their making and TensorBoard reads them in order: of two
+    files of one second it may take the resumed one first, and drop nothing of the other.
+    """
+    this_second = f"events.out.tfevents.{int(time.time()):010d}"
+    if any(folder.glob(f"{this_second}.*")):
+        time.sleep(1.0 - time.time() % 1.0 + 0.01)
 
 
 def _finite(tag: str, value: Any, env_steps: int) -> float:  # noqa: ANN401 - any kind of number

@@ -100,6 +100,15 @@ def test_a_resumed_log_equals_the_uninterrupted_one(tmp_path: Path, lost: int) -
     assert {p.name for p in (cut / "run").iterdir()} == {"metrics.jsonl", "evaluations.jsonl"}
 
 
+def test_event_files_sort_in_the_order_in_which_they_were_made(tmp_path: Path) -> None:
+    made = []
+    for i in range(3):
+        opened(tmp_path, resume_at=i).close()
+        made += [path.name for path in (tmp_path / "tf").iterdir() if path.name not in made]
+    assert len({name.split(".")[3] for name in made}) == 3
+    assert made == sorted(made)
+
+
 def test_opening_again_without_a_checkpoint_appends(tmp_path: Path) -> None:
     for i in (1, 2):
         with opened(tmp_path) as log:
