@@ -29,6 +29,7 @@ SHAPE_SETTINGS = (
     "num_team_skills",
     "num_agent_skills",
     "skill_input",
+    "critic_head",
     "agent_id",
     "hidden_size",
     "coordinator_blocks",

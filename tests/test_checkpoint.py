@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import os
 import pickle
@@ -20,6 +21,7 @@ from torch import nn
 
 from hmasd import checkpoint
 from hmasd.checkpoint import CheckpointError, checkpoint_path, load, load_module, newest_good, save
+from hmasd.config import Config
 
 
 def content() -> dict[str, Any]:
@@ -358,6 +360,10 @@ def test_load_module_names_missing_foreign_and_wrongly_typed_tensors() -> None:
     assert "extra: in the file, but not here" in message
     assert "[4, 3] float64 in the file, [4, 3] float32 here" in message
     assert "Settings to look at: env, num_team_skills" in message
+
+
+def test_the_settings_to_look_at_exist() -> None:
+    assert set(checkpoint.SHAPE_SETTINGS) <= {field.name for field in dataclasses.fields(Config)}
 
 
 def test_load_module_loads() -> None:

@@ -200,7 +200,7 @@ class Progress:
 
     def _percent(self) -> float:
         """Returns how much of the training is done."""
-        return 100.0 * self._steps / self._total if self._total else 100.0
+        return min(100.0 * self._steps / max(self._total, 1), 100.0)
 
     def _eta(self, speed: float) -> str:
         """Returns the time that is left as h:mm:ss."""

@@ -9,7 +9,7 @@ import re
 
 TAGS: dict[str, str] = {
     "Sync/BatchSize": "samples of one synchronous round",
-    "Sync/PolicyVersion": "updates of the discoverer so far",
+    "Sync/PolicyVersion": "version of the policy that collected the round",
     "Sync/CollectionTime": "seconds that the round's collection took",
     "Sync/UpdateTime": "seconds that the round's update took",
     "Buffer/SamplesCollected": "samples in the round when its update began",

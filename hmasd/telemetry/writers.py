@@ -24,8 +24,8 @@ class MetricsLog:
     """Writes a run's metrics; the x axis is env steps.
 
     A run that goes on from a checkpoint ends with the files of an uninterrupted run (but for
-    ``time/*``), provided that a round's metrics are written, and `sync` is called, before the
-    checkpoint at the same env steps is saved.
+    wall times), whatever was logged after the checkpoint and however the run died. Call `sync`
+    before saving a checkpoint, so that the log on the disk is never older than it.
     """
 
     def __init__(self, run_dir: Path, tensorboard_dir: Path, resume_at: int | None = None) -> None:
@@ -34,8 +34,10 @@ class MetricsLog:
         Args:
             run_dir: Folder of the run; ``metrics.jsonl`` and ``evaluations.jsonl`` lie there.
             tensorboard_dir: Folder of the run's TensorBoard events.
-            resume_at: Env steps of the checkpoint that the run goes on from: what was logged after
-                it is dropped. None for a fresh run.
+            resume_at: Env steps of the last round whose metrics are written before the
+                checkpoint that the run goes on from was saved; later ones are dropped. Not the
+                checkpoint's own env steps where it was saved in the middle of a round, or before
+                its update. None for a fresh run.
         """
         run_dir = Path(run_dir)
         run_dir.mkdir(parents=True, exist_ok=True)
