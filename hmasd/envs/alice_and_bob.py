@@ -18,7 +18,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from gymnasium.spaces import Discrete
+from gymnasium.spaces import Discrete, Space
 from numba import njit
 
 from hmasd.envs.alice_and_bob_picture import draw_picture
@@ -222,7 +222,7 @@ class AliceAndBob:
                 raise ValueError(f"{name} is {value}, but must be at least 1")
         self.num_envs = num_envs
         self.episode_length = episode_length
-        self.action_space = Discrete(NUM_ACTIONS)
+        self.action_space: Space = Discrete(NUM_ACTIONS)
         self._started = False
         self._memory = _Memory(
             position=np.ones((num_envs, NUM_AGENTS, 2), dtype=np.int64),

@@ -235,8 +235,9 @@ def _check_ends(played: list[EnvStep], faults: _Faults) -> None:
 
 def _difference(given: Any, wanted: Any, path: str = "") -> str | None:  # noqa: ANN401
     """The first field in which two views or steps differ, with its env; None if they are equal."""
-    if isinstance(wanted, tuple):
-        for name, left, right in zip(wanted._fields, given, wanted, strict=True):
+    fields = getattr(wanted, "_fields", None)
+    if fields is not None:
+        for name, left, right in zip(fields, given, wanted, strict=True):
             found = _difference(left, right, f"{path}.{name}" if path else name)
             if found is not None:
                 return found
