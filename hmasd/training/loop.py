@@ -66,7 +66,7 @@ class Trainer:
         self.metrics_log = MetricsLog(
             self.run_dir,
             Path(config.output_dir) / "tf-logs" / self.run_dir.name,
-            None if content is None else self.agent.env_steps,
+            None if content is None else self.agent.policy_version * config.batch_size,
         )
 
     def run(self) -> int:
@@ -84,9 +84,11 @@ class Trainer:
                 metrics |= self.episodes.metrics() | self._speed() | self._evaluation()
                 self.metrics_log.write(metrics, agent.env_steps)
                 logger.debug("%d env steps: %s", agent.env_steps, metrics)
-                progress.update(metrics, agent.env_steps, checkpoint=self.last_checkpoint)
+                progress.update(
+                    metrics, agent.env_steps, agent.policy_version, self.last_checkpoint
+                )
             self._save(None if agent.env_steps >= config.total_steps else agent.env_steps)
-            progress.update({}, agent.env_steps, checkpoint=self.last_checkpoint)
+            progress.update({}, agent.env_steps, agent.policy_version, self.last_checkpoint)
         return self.stop.exit_code
 
     def _collect_round(self) -> None:
