@@ -1,0 +1,24 @@
+"""What every test runs under: one torch thread, a fixed global seed, float32 unless asked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    """Networks that a test makes without an agent draw their weights from torch's global seed."""
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def float64() -> Iterator[None]:
+    """Every network made in the test computes in float64, so that equal means equal to 1e-10."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)

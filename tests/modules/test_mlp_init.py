@@ -1,0 +1,45 @@
+"""Initial weights and the MLP: gains decide whether the first policy is close to uniform."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from hmasd.modules.init import RELU_GAIN, SMALL_GAIN, orthogonal
+from hmasd.modules.mlp import MLP
+
+
+@pytest.mark.parametrize("gain", [RELU_GAIN, SMALL_GAIN, 1.0])
+@pytest.mark.parametrize("shape", [(5, 5), (7, 3), (3, 7)])
+def test_orthogonal_scales_by_the_gain(gain: float, shape: tuple[int, int], float64: None) -> None:
+    layer = nn.Linear(*shape)
+    assert orthogonal(layer, gain) is layer
+    singular = torch.linalg.svdvals(layer.weight)
+    torch.testing.assert_close(singular, torch.full_like(singular, gain))
+    assert (layer.bias == 0).all()
+    assert torch.linalg.svdvals(nn.Linear(*shape).weight).std() > 1e-3  # control: torch's default
+
+
+def test_mlp_layers_in_order() -> None:
+    kinds = [type(layer) for layer in MLP(4, 8, num_layers=2).layers]
+    block = [nn.Linear, nn.ReLU, nn.LayerNorm]
+    assert kinds == [nn.LayerNorm, *block, *block]
+
+
+def test_mlp_maps_the_last_axis_of_any_shape() -> None:
+    mlp = MLP(4, 8)
+    inputs = torch.randn(2, 3, 4)
+    assert mlp(inputs).shape == (2, 3, 8)
+    torch.testing.assert_close(mlp(inputs)[1, 2], mlp(inputs[1, 2]))
+
+
+def test_mlp_normalises_its_input(float64: None) -> None:
+    """Observations of the game are raw map codes: their scale must not reach the first layer."""
+    mlp = MLP(4, 8)
+    inputs = 100 * torch.randn(5, 4)
+    torch.testing.assert_close(mlp(inputs), mlp(10 * inputs + 3000), atol=1e-4, rtol=1e-4)
+    bare = mlp.layers[1:]
+    assert (
+        bare(inputs) - bare(10 * inputs + 3000)
+    ).abs().max() > 1e-2  # control: without LayerNorm
