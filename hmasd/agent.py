@@ -61,6 +61,7 @@ class HMASDAgent:
             num_agent_skills=config.num_agent_skills,
             hidden_size=config.hidden_size,
             skill_input=config.skill_input,
+            skill_gain=config.skill_gain,
             critic_head=config.critic_head,
             coordinator_blocks=config.coordinator_blocks,
             coordinator_heads=config.coordinator_heads,

@@ -38,6 +38,9 @@ class Config:
     skill_input: Literal["input", "output"] = "output"
     """Where the skill enters the discoverer: joined to the observation ('input'), or to the last
     layer's input ('output': an additive preference over actions, learned sooner on small games)."""
+    skill_gain: float = 0.01
+    """Scale of the initial weights by which a skill at the output prefers actions. 0.01 (paper):
+    all skills start alike; about 2: every skill starts as a random walk with a drift of its own."""
     critic_head: Literal["team", "skill"] = "skill"
     """What the discoverer's critic tells apart: 'team': one value V_l(s, Z) for all agents (paper);
     'skill': one value per agent and its skill, V_l^i(s, Z, z^i), from the same single pass."""

@@ -31,6 +31,7 @@ class NetworkSizes(NamedTuple):
     num_agent_skills: int
     hidden_size: int
     skill_input: str
+    skill_gain: float
     critic_head: str
     coordinator_blocks: int
     coordinator_heads: int
@@ -163,9 +164,14 @@ class SkillConditionedGRU(nn.Module):
     """MLP, GRU, LayerNorm, Linear, with a one-hot skill joined to the first or the last input."""
 
     def __init__(
-        self, num_skills: int, num_outputs: int, gain: float, *, input_size: int, sizes: NetworkSizes
+        self,
+        input_size: int,
+        num_skills: int,
+        num_outputs: int,
+        sizes: NetworkSizes,
+        gains: tuple[float, float],
     ) -> None:
-        """`gain`: scale of the last layer's orthogonal weights."""
+        """`gains`: scale of the last layer's weights on the features, and on a skill joined to them."""
         super().__init__()
         self.num_skills = num_skills
         self.skill_at_input = sizes.skill_input == "input"
@@ -174,7 +180,9 @@ class SkillConditionedGRU(nn.Module):
         self.mlp = MLP(input_size + first, hidden_size)
         self.gru = GRU(hidden_size, hidden_size)
         self.norm = nn.LayerNorm(hidden_size)
-        self.head = orthogonal(nn.Linear(hidden_size + last, num_outputs), gain)
+        self.head = orthogonal(nn.Linear(hidden_size + last, num_outputs), gains[0])
+        if last:
+            nn.init.orthogonal_(self.head.weight[:, hidden_size:], gains[1])
 
     def forward(
         self, inputs: Tensor, skill: Tensor, hidden: Tensor, keep: Tensor
@@ -221,7 +229,11 @@ class SkillActor(nn.Module):
                 f"action space {action_space} is not supported: use Discrete or a Box of one axis"
             )
         self.body = SkillConditionedGRU(
-            sizes.num_agent_skills, num_outputs, SMALL_GAIN, input_size=sizes.obs_size, sizes=sizes
+            sizes.obs_size,
+            sizes.num_agent_skills,
+            num_outputs,
+            sizes,
+            gains=(SMALL_GAIN, sizes.skill_gain),
         )
 
     def forward(
@@ -274,12 +286,9 @@ class SkillCritic(nn.Module):
         super().__init__()
         self.per_skill = sizes.critic_head == "skill"
         self.heads = (sizes.num_agents, sizes.num_agent_skills) if self.per_skill else (1, 1)
+        num_values = self.heads[0] * self.heads[1]
         self.body = SkillConditionedGRU(
-            sizes.num_team_skills,
-            self.heads[0] * self.heads[1],
-            1.0,
-            input_size=sizes.state_size,
-            sizes=sizes,
+            sizes.state_size, sizes.num_team_skills, num_values, sizes, gains=(1.0, 1.0)
         )
 
     def forward(
