@@ -1,0 +1,33 @@
+# make train [ARGS="--total-steps 100000"]   virtual environment, install, main job
+# make test                                  virtual environment, install, fast tests
+PYTHON ?= python3
+VENV ?= .venv
+RUN := $(VENV)/bin
+ARGS ?=
+
+.PHONY: train test test-slow lint install
+.DEFAULT_GOAL := train
+
+train: install
+	$(RUN)/python train_sync_enhanced.py $(ARGS)
+
+test: install
+	$(RUN)/python -m pytest $(ARGS)
+
+test-slow: install
+	$(RUN)/python -m pytest -m slow $(ARGS)
+
+lint: install
+	$(RUN)/ruff check .
+	$(RUN)/ruff format --check .
+	$(RUN)/mypy
+	$(RUN)/codespell
+
+install: $(VENV)/.installed
+
+# Again only when what is to be installed changes.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "error: this needs Python 3.10 or newer, $(PYTHON) is " + sys.version.split()[0] + "; try: make PYTHON=python3.12 $(MAKECMDGOALS)")'
+	$(PYTHON) -m venv $(VENV)
+	$(RUN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
+	@touch $@

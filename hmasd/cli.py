@@ -1,0 +1,229 @@
+"""The command line: which settings count, checks before anything runs, exit codes."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import logging
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import tyro
+
+from hmasd.config import Config
+from hmasd.presets import PRESETS
+from hmasd.settings import ConfigError, Entry, changed, nearest, read_python, read_yaml
+from hmasd.validation import describe, differing, validate
+
+CONFIG_FILE = "config_1.py"
+EXIT_FAILED = 1
+EXIT_BAD_INPUT = 2
+_HELP = ("-h", "--help")
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class CommandLine:
+    """What can be given on the command line."""
+
+    preset: str | None = None
+    """Named settings to start from, instead of config_1.py; the names are listed above."""
+    config: Path | None = None
+    """YAML file of settings, 'name: value' each; they count more than the preset's or
+    config_1.py's, and less than the command line's."""
+    settings: Annotated[Config, tyro.conf.OmitArgPrefixes] = dataclasses.field(
+        default_factory=Config
+    )
+
+
+class _Sources(NamedTuple):
+    """What the command line says about where settings come from."""
+
+    preset: str | None
+    config: Path | None
+    model_path: str | None
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Train, or evaluate a checkpoint; returns the exit code (--help lists them)."""
+    try:
+        config = load_config(sys.argv[1:] if argv is None else argv)
+        validate(config)
+    except ConfigError as error:
+        print("error: " + str(error).replace("\n", "\nerror: "), file=sys.stderr)
+        return EXIT_BAD_INPUT
+    except SystemExit as stop:  # --help, or a flag that the parser refused and explained
+        return stop.code if isinstance(stop.code, int) else EXIT_BAD_INPUT
+    print(describe(config), flush=True)
+    return _run(config)
+
+
+def load_config(
+    argv: Sequence[str], stored: Callable[[Path], Mapping[str, Any]] | None = None
+) -> Config:
+    """Resolve the settings: defaults < preset or config_1.py < --config file < command line.
+
+    With --model-path the checkpoint's own settings stand in for the preset or config_1.py.
+
+    Args:
+        argv: The command line without the program's name.
+        stored: Reads the settings that a checkpoint holds.
+
+    Raises:
+        ConfigError: A setting is unknown or of a wrong type, or a file cannot be read.
+        SystemExit: After --help (0) or a wrong flag (2), which the parser has explained.
+    """
+    sources = _sources(argv)
+    file = {} if sources.config is None else read_yaml(sources.config)
+    model_path = sources.model_path
+    if model_path is None and "model_path" in file:
+        model_path = changed(Config(), {"model_path": file["model_path"]}).model_path
+    wants_help = any(word in _HELP for word in argv)
+    if model_path is None or wants_help:
+        base = _start(sources.preset)
+    else:
+        base = _stored(Path(model_path), sources.preset, stored or stored_settings)
+    config = _parse(argv, changed(base, file))
+    if model_path is not None:
+        _refuse_other_shapes(base, config)
+    return config
+
+
+def stored_settings(path: Path) -> Mapping[str, Any]:
+    """The settings that a checkpoint holds.
+
+    Raises:
+        ConfigError: The file is missing, damaged or no checkpoint.
+    """
+    from hmasd import checkpoint
+
+    try:
+        content = checkpoint.load(path)
+    except checkpoint.CheckpointError as error:
+        raise ConfigError(str(error)) from error
+    if not isinstance(content.get("config"), dict):
+        raise ConfigError(f"{path} is a checkpoint without settings")
+    return content["config"]
+
+
+def find_config_1() -> Path | None:
+    """config_1.py of the current folder, else the one beside the package, else None."""
+    for folder in (Path(), Path(__file__).resolve().parents[1]):
+        if (folder / CONFIG_FILE).is_file():
+            return folder / CONFIG_FILE
+    return None
+
+
+def _sources(argv: Sequence[str]) -> _Sources:
+    """Read ahead the three flags that decide what the others stand on."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--preset")
+    parser.add_argument("--config", type=Path)
+    parser.add_argument("--model-path", "--model_path")
+    return _Sources(**vars(parser.parse_known_args(argv)[0]))
+
+
+def _start(preset: str | None) -> Config:
+    """The defaults with a preset or config_1.py over them."""
+    if preset is not None:
+        if preset not in PRESETS:
+            raise ConfigError(
+                f"there is no preset {preset!r}{nearest(preset, PRESETS)}; the presets are "
+                f"{', '.join(PRESETS)}"
+            )
+        place = f"preset {preset}"
+        return changed(Config(), {k: Entry(v, place) for k, v in PRESETS[preset].items()})
+    path = find_config_1()
+    if path is None:
+        return Config()
+    entries = read_python(path)
+    if "model_path" in entries:
+        raise ConfigError(
+            f"{entries['model_path'].place}: model_path cannot be set here, because a checkpoint "
+            f"brings its own settings instead of {CONFIG_FILE}'s: use --model-path"
+        )
+    return changed(Config(), entries)
+
+
+def _stored(path: Path, preset: str | None, stored: Callable[[Path], Mapping[str, Any]]) -> Config:
+    """The settings that a checkpoint was trained with."""
+    if preset is not None:
+        raise ConfigError(
+            f"--preset {preset} and --model-path {path} exclude each other: a checkpoint brings "
+            "its own settings; leave --preset out"
+        )
+    place = f"settings stored in {path}"
+    return changed(Config(), {name: Entry(x, place) for name, x in stored(path).items()})
+
+
+def _refuse_other_shapes(old: Config, new: Config) -> None:
+    """A checkpoint fits only networks of its own shape.
+
+    Raises:
+        ConfigError: A setting was given that changes them.
+    """
+    from hmasd.checkpoint import SHAPE_SETTINGS
+
+    different = differing(old, new, tuple(name for name in SHAPE_SETTINGS if name != "env"))
+    if different:
+        raise ConfigError(
+            f"{new.model_path} holds networks of another shape ({'; '.join(different)}): leave "
+            "these settings out, or start without --model-path"
+        )
+
+
+def _parse(argv: Sequence[str], base: Config) -> Config:
+    """The command line over `base`; only what it names changes."""
+    parsed = tyro.cli(
+        CommandLine,
+        prog="train_sync_enhanced.py",
+        description=_description(argv),
+        args=list(argv),
+        default=CommandLine(settings=base),
+    )
+    return parsed.settings
+
+
+def _description(argv: Sequence[str]) -> str:
+    """What --help says before the flags."""
+    if not any(word in _HELP for word in argv):
+        return ""
+    from hmasd.envs.registry import env_names
+
+    return "\n".join(
+        (
+            "Train HMASD synchronously and strictly on-policy, or evaluate a checkpoint.",
+            "",
+            f"Settings: defaults < --preset or {CONFIG_FILE} < --config FILE < these flags. With",
+            f"--model-path the checkpoint's settings stand in for --preset or {CONFIG_FILE}.",
+            "",
+            f"Envs: {', '.join(env_names())}",
+            "",
+            f"Presets: {', '.join(PRESETS)}",
+            "",
+            "Exit codes: 0 done; 1 training failed; 2 bad input, nothing was run;",
+            "130 stopped by SIGINT after saving; 143 stopped by SIGTERM after saving.",
+        )
+    )
+
+
+def _run(config: Config) -> int:
+    """Do the work; an error becomes a message, and a traceback in the text log."""
+    try:
+        if config.eval_only:
+            from hmasd.training.evaluation import evaluate_checkpoint
+
+            return evaluate_checkpoint(config)
+        from hmasd.training.loop import train
+
+        return train(config)
+    except Exception as error:
+        if logging.getLogger("hmasd").handlers:
+            logger.debug("the traceback of the error", exc_info=True)
+        what = "evaluation" if config.eval_only else "training"
+        print(f"error: {what} failed: {type(error).__name__}: {error}", file=sys.stderr)
+        return EXIT_FAILED

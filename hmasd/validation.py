@@ -1,0 +1,208 @@
+"""Checks a configuration before anything runs, and tells the arithmetic behind a run."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from hmasd.config import Config
+from hmasd.settings import ConfigError, field_types, nearest
+
+__all__ = ["ConfigError", "describe", "first_coordinator_update", "validate"]
+
+AT_LEAST_ZERO = frozenset({"seed", "eval_interval", "checkpoint_interval"})
+"""Whole numbers that may be 0; all others must be at least 1."""
+POSITIVE = frozenset({"learning_rate", "adam_eps", "max_grad_norm", "clip", "huber_delta"})
+"""Numbers that must be more than 0; all others must be at least 0."""
+FRACTIONS = frozenset({"gamma", "gae_lambda"})
+"""Numbers that must be at most 1 as well."""
+OUTPUT_FOLDERS = ("models", "logs", "tf-logs", "runs")
+
+
+def validate(config: Config) -> None:
+    """Check every setting.
+
+    Raises:
+        ConfigError: One line for each problem: the value, the limit and what to do.
+    """
+    problems = [
+        *_range_problems(config),
+        *_round_problems(config),
+        *_network_problems(config),
+        *_env_problems(config),
+        *_device_problems(config),
+        *_file_problems(config),
+    ]
+    if problems:
+        raise ConfigError("\n".join(problems))
+
+
+def describe(config: Config) -> str:
+    """The numbers that follow from a valid configuration, a few lines to print at the start."""
+    envs, steps, length = config.num_envs, config.rollout_length, config.episode_length
+    interval = config.skill_interval
+    rounds = -(-config.total_steps // config.batch_size)
+    per_episode = -(-length // interval)
+    after, closed, cut = first_coordinator_update(config)
+    lines = [
+        f"{config.env}, seed {config.seed}, {config.device}, {config.threads} thread(s)",
+        f"round: {envs} envs x {steps} steps = {config.batch_size:,} samples; "
+        f"{rounds:,} rounds x {config.batch_size:,} = {rounds * config.batch_size:,} env steps",
+        f"skills: a new decision every {interval} steps and at each episode's start, so an episode "
+        f"of {length} steps has ceil({length} / {interval}) = {per_episode} segments",
+        f"coordinator: updated when {config.high_level_batch_size:,} segments are closed; if no "
+        f"episode ends early that is first after {after:,} round(s), with {closed:,} closed "
+        f"segments and {cut} more cut by the update",
+    ]
+    if interval > length:
+        lines.append(
+            f"note: skill_interval {interval} is longer than an episode ({length} steps): every "
+            "segment is a whole episode"
+        )
+    if after > rounds:
+        lines.append(
+            f"note: {after:,} rounds are more than the run's {rounds:,}: the coordinator may never "
+            f"learn; lower high_level_batch_size or raise total_steps"
+        )
+    return "\n".join(lines)
+
+
+def first_coordinator_update(config: Config) -> tuple[int, int, int]:
+    """When the coordinator is first updated, if no episode ends early.
+
+    Returns:
+        The number of rounds, the segments that are closed by then, and the open ones that the
+        update cuts.
+    """
+    envs, steps, length = config.num_envs, config.rollout_length, config.episode_length
+    interval = min(config.skill_interval, length)
+    per_episode = -(-length // interval)
+    needed = -(-config.high_level_batch_size // envs)  # segments of each env
+    episodes, more = divmod(needed - 1, per_episode)
+    # the env step at which the last segment needed closes; the episode's last one may be shorter
+    step = episodes * length + min((more + 1) * interval, length)
+    rounds = -(-step // steps)
+    episodes, age = divmod(rounds * steps, length)
+    closed = episodes * per_episode + age // interval
+    cut = age % interval != 0
+    return rounds, closed * envs, cut * envs
+
+
+def _range_problems(config: Config) -> Iterator[str]:
+    """Numbers out of range; which is whose follows from the field's type and the sets above."""
+    for name, kind in field_types().items():
+        value = getattr(config, name)
+        if kind is int:
+            least = 0 if name in AT_LEAST_ZERO else 1
+            if value < least:
+                yield f"{name} = {value} must be at least {least}"
+        elif kind is float:
+            if not math.isfinite(value):
+                yield f"{name} = {value} must be a finite number"
+            elif value <= 0 and name in POSITIVE:
+                yield f"{name} = {value} must be more than 0"
+            elif value < 0:
+                yield f"{name} = {value} must be at least 0"
+            elif value > 1 and name in FRACTIONS:
+                yield f"{name} = {value} must be at most 1"
+
+
+def _round_problems(config: Config) -> Iterator[str]:
+    """A round must be whole steps of all envs, and whole chunks."""
+    envs, batch, chunk = config.num_envs, config.batch_size, config.chunk_length
+    if envs < 1 or batch < 1:
+        return
+    whole, rest = divmod(batch, envs)
+    if rest:
+        valid = [str(n * envs) for n in (whole, whole + 1) if n > 0]
+        yield (
+            f"batch_size = {batch} is not a multiple of num_envs = {envs}: {batch} = {whole} x "
+            f"{envs} + {rest}, and all envs step together; the nearest that are: "
+            f"{', '.join(valid)}"
+        )
+    elif chunk >= 1 and whole % chunk:
+        divisors = [n for n in range(1, whole + 1) if whole % n == 0]
+        yield (
+            f"chunk_length = {chunk} does not divide the round's steps per env, batch_size / "
+            f"num_envs = {batch} / {envs} = {whole}: choose one of "
+            f"{', '.join(map(str, divisors))}"
+        )
+
+
+def _network_problems(config: Config) -> Iterator[str]:
+    size, heads = config.hidden_size, config.coordinator_heads
+    if size >= 1 and heads >= 1 and size % heads:
+        yield (
+            f"hidden_size = {size} is not a multiple of coordinator_heads = {heads}: each head has "
+            f"hidden_size / coordinator_heads features; choose {max(1, size // heads) * heads} or "
+            f"{(size // heads + 1) * heads}"
+        )
+
+
+def _env_problems(config: Config) -> Iterator[str]:
+    from hmasd.envs.registry import env_names
+
+    names = env_names()
+    if config.env not in names:
+        yield (
+            f"env = {config.env!r} does not exist{nearest(config.env, names)}; the envs are "
+            f"{', '.join(names)}"
+        )
+
+
+def _device_problems(config: Config) -> Iterator[str]:
+    """Whether a number can be put on the device and read back."""
+    import torch
+
+    try:
+        torch.zeros(1, device=config.device).item()
+    except (RuntimeError, AssertionError, ImportError) as error:
+        reason = str(error).strip().splitlines()[0]
+        yield (f"device = {config.device!r} cannot be used here: {reason}; --device cpu always can")
+
+
+def _file_problems(config: Config) -> Iterator[str]:
+    if config.eval_only and config.model_path is None:
+        yield "eval_only needs a checkpoint to evaluate: give --model-path FILE"
+    if config.model_path is not None and not Path(config.model_path).is_file():
+        yield f"model_path = {config.model_path!r}: there is no such file"
+    output = Path(config.output_dir)
+    folders = {_existing(output / name) for name in OUTPUT_FOLDERS}
+    for folder in sorted(folders):
+        reason = _cannot_write(folder)
+        if reason:
+            yield (
+                f"output_dir = {config.output_dir!r}: cannot write in {folder}: {reason}; make it "
+                "writable or choose another --output-dir"
+            )
+
+
+def _existing(path: Path) -> Path:
+    """The path, or the nearest of the folders above it that exists."""
+    while not os.path.lexists(path) and path.parent != path:
+        path = path.parent
+    return path
+
+
+def _cannot_write(folder: Path) -> str | None:
+    """Why no file can be made in a folder, found by making one; None if it can."""
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"0")
+    except OSError as error:
+        return error.strerror or str(error)
+    return None
+
+
+def differing(old: Config, new: Config, names: tuple[str, ...]) -> list[str]:
+    """The settings among `names` whose values differ, each as 'name: old -> new'."""
+    before, after = dataclasses.asdict(old), dataclasses.asdict(new)
+    return [
+        f"{name}: {before[name]!r} -> {after[name]!r}"
+        for name in names
+        if before[name] != after[name]
+    ]
