@@ -1,0 +1,109 @@
+// Vectors, their exp / sigmoid / tanh, and the register-tiled product that the kernels share.
+//
+// GCC vector extensions keep one source for every width: the compiler flags pick it. No -ffast-math
+// anywhere, so NaN and infinity behave as in torch.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+namespace hmasd {
+
+#if defined(__AVX512F__)
+constexpr int64_t kWidth = 16;      // floats in a vector
+constexpr int64_t kTileRows = 12;   // 12 x 2 accumulators of 32 registers
+#elif defined(__AVX__)
+constexpr int64_t kWidth = 8;
+constexpr int64_t kTileRows = 6;    // 6 x 2 accumulators of 16 registers
+#else
+constexpr int64_t kWidth = 4;
+constexpr int64_t kTileRows = 6;
+#endif
+constexpr int64_t kPanel = 2 * kWidth;  // columns of a tile
+
+typedef float Vec __attribute__((vector_size(kWidth * 4)));
+typedef int32_t IntVec __attribute__((vector_size(kWidth * 4)));
+
+inline Vec load(const float* source) {
+  Vec value;
+  std::memcpy(&value, source, sizeof(Vec));
+  return value;
+}
+
+inline void store(float* target, Vec value) { std::memcpy(target, &value, sizeof(Vec)); }
+
+inline Vec splat(float value) { return value - Vec{}; }
+
+inline int64_t round_up(int64_t value, int64_t step) { return (value + step - 1) / step * step; }
+
+// e^x, relative error below 2e-7 for |x| <= 87; saturates outside, NaN stays NaN.
+inline Vec exp(Vec x) {
+  x = x > splat(87.0f) ? splat(87.0f) : x;
+  x = x < splat(-87.0f) ? splat(-87.0f) : x;
+  const Vec shifter = splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
+  const Vec shifted = x * 1.44269504088896341f + shifter;
+  const Vec count = shifted - shifter;
+  Vec rest = x - count * 0.693359375f;  // ln 2 in two parts, the first exact
+  rest = rest + count * 2.12194440e-4f;
+  Vec sum = rest * 1.9875691500e-4f + 1.3981999507e-3f;
+  sum = sum * rest + 8.3334519073e-3f;
+  sum = sum * rest + 4.1665795894e-2f;
+  sum = sum * rest + 1.6666665459e-1f;
+  sum = sum * rest + 5.0000001201e-1f;
+  sum = sum * (rest * rest) + rest + 1.0f;
+  const IntVec exponent = ((IntVec)shifted + 127) << 23;  // low bits of `shifted` are the integer
+  return sum * (Vec)exponent;
+}
+
+inline Vec sigmoid(Vec x) { return 1.0f / (1.0f + exp(-x)); }
+
+// tanh as 1 - 2 / (e^2x + 1): absolute error below 3e-7.
+inline Vec tanh(Vec x) { return 1.0f - 2.0f / (exp(x + x) + 1.0f); }
+
+// One product C = init + A B of `rows` x `depth` x one panel.
+struct Product {
+  const float* left;   // A: rows x depth, or depth x rows when transposed
+  int64_t left_stride;
+  const float* right;  // B: depth x panel
+  int64_t right_stride;
+  const float* init;   // the start value; stride 0 repeats one row
+  int64_t init_stride;
+  float* out;
+  int64_t out_stride;
+};
+
+// `rows` is a multiple of kTileRows; callers pad. Not inlined: within a larger function GCC runs out
+// of registers and spills the sums, which costs half of the speed.
+template <bool kTransposed>
+__attribute__((noinline)) void multiply_panel(const Product p, const int64_t rows,
+                                              const int64_t depth) {
+  const int64_t step = kTransposed ? 1 : p.left_stride;  // from a row of A to the next
+  const int64_t jump = kTransposed ? p.left_stride : 1;  // from a column of A to the next
+  for (int64_t row = 0; row < rows; row += kTileRows) {
+    Vec sum[kTileRows][2];
+#pragma GCC unroll 16
+    for (int64_t i = 0; i < kTileRows; ++i) {
+      sum[i][0] = load(p.init + (row + i) * p.init_stride);
+      sum[i][1] = load(p.init + (row + i) * p.init_stride + kWidth);
+    }
+    const float *left = p.left + row * step, *right = p.right;
+    for (int64_t k = depth; k > 0; --k) {
+      const Vec first = load(right), second = load(right + kWidth);
+#pragma GCC unroll 16
+      for (int64_t i = 0; i < kTileRows; ++i) {
+        const Vec value = splat(left[i * step]);
+        sum[i][0] += value * first;
+        sum[i][1] += value * second;
+      }
+      left += jump;
+      right += p.right_stride;
+    }
+#pragma GCC unroll 16
+    for (int64_t i = 0; i < kTileRows; ++i) {
+      store(p.out + (row + i) * p.out_stride, sum[i][0]);
+      store(p.out + (row + i) * p.out_stride + kWidth, sum[i][1]);
+    }
+  }
+}
+
+}  // namespace hmasd
