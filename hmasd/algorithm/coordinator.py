@@ -49,18 +49,21 @@ class Coordinator:
         real_value = self.normalizer.denormalize(value)
         advantage = self._advantage(segments, real_value, self.normalizer.denormalize(next_value))
         target = advantage + real_value
-        self.normalizer.update(target)
         weight = None
         if not segments.alive.all():
             weight = torch.cat([torch.ones_like(segments.alive[:, :1]), segments.alive], dim=1)
             weight = weight.to(value.dtype)
+        self.normalizer.update(target, weight)
+        # Before the first reward all advantages are the critic's noise. Scaled up to 1 they would
+        # make the coordinator drift to some skills for no reason.
+        floor = self.config.advantage_floor * float(self.normalizer.statistics()[1])
         return HighBatch(
             state=segments.state,
             obs=segments.obs,
             team_skill=segments.team_skill,
             agent_skills=segments.agent_skills,
             logp=segments.logp,
-            advantage=standardize(advantage, weight),
+            advantage=standardize(advantage, weight, floor),
             value=self.normalizer.normalize(real_value),
             target=self.normalizer.normalize(target),
             weight=weight,
@@ -100,7 +103,7 @@ class Coordinator:
         metrics = means.result("high")
         if ratio_start is not None:
             metrics["high/ratio_start"] = 1.0 + float(ratio_start)
-        explained = losses.explained_variance(batch.value, batch.target)
+        explained = losses.explained_variance(batch.value, batch.target, batch.weight)
         return metrics | {"high/explained_variance": float(explained)}
 
     def _step(self, batch: HighBatch, means: Means) -> Tensor:
@@ -122,7 +125,9 @@ class Coordinator:
             policy_loss=policy.loss,
             value_loss=value,
             entropy_team=scores.entropy[:, 0].mean(),
-            entropy_agent=scores.entropy[:, 1:].mean(),
+            entropy_agent=weighted_mean(
+                scores.entropy[:, 1:], None if batch.weight is None else batch.weight[:, 1:]
+            ),
             kl=policy.kl,
             clip_fraction=policy.clip_fraction,
             grad_norm=norm,

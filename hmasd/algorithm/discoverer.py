@@ -103,7 +103,7 @@ class Discoverer:
             gae_lambda=self.config.gae_lambda,
         )  # [T, E, N]
         target = advantage + value
-        self.normalizer.update(target)
+        self.normalizer.update(target, weight)
         advantage = standardize(advantage, weight)
         actor_batch = self._actor_batch(rollout, advantage, weight)
         return actor_batch, self._critic_batch(rollout, value, target, passed, weight)
@@ -161,7 +161,9 @@ class Discoverer:
             ratio_error = self._actor_step(actor_batch, means)
             ratio_start = ratio_error if ratio_start is None else ratio_start
             self._critic_step(critic_batch, means)
-        explained = losses.explained_variance(critic_batch.value, critic_batch.target)
+        explained = losses.explained_variance(
+            critic_batch.value, critic_batch.target, critic_batch.weight
+        )
         metrics = means.result("low")
         if ratio_start is not None:
             metrics["low/ratio_start"] = 1.0 + float(ratio_start)

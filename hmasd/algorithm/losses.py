@@ -80,7 +80,17 @@ def skill_loss(log_probs: Tensor, skill: Tensor, weight: Tensor | None = None) -
     return SkillLoss(-weighted_mean(gather_log_prob(log_probs, skill), weight), accuracy)
 
 
-def explained_variance(prediction: Tensor, target: Tensor) -> Tensor:
-    """1 - Var(target - prediction) / Var(target); 1 perfect, 0 no better than a constant."""
-    variance = target.var(correction=0)
-    return 1 - (target - prediction).var(correction=0) / variance.clamp(min=1e-8)
+def explained_variance(
+    prediction: Tensor, target: Tensor, weight: Tensor | None = None
+) -> Tensor:
+    """1 - Var(target - prediction) / Var(target); 1 perfect, 0 no better than a constant.
+
+    Args:
+        prediction: broadcastable to target.
+        target: any shape.
+        weight: of target's shape, 0 for what does not count; or None.
+    """
+    error = target - prediction
+    if weight is not None:
+        error, target = error[weight > 0], target[weight > 0]
+    return 1 - error.var(correction=0) / target.var(correction=0).clamp(min=1e-8)

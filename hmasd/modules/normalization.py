@@ -31,9 +31,11 @@ class ValueNormalizer(nn.Module):
         return mean, variance.clamp(min=MIN_VARIANCE).sqrt()
 
     @torch.no_grad()
-    def update(self, targets: Tensor) -> None:
-        """Take in one batch of targets of any shape."""
+    def update(self, targets: Tensor, weight: Tensor | None = None) -> None:
+        """Take in one batch of targets of any shape; weight: of that shape, 0 for dead agents."""
         targets = targets.double()
+        if weight is not None:
+            targets = targets[weight > 0]
         self.mean.lerp_(targets.mean(), 1 - self.beta)
         self.mean_square.lerp_(targets.square().mean(), 1 - self.beta)
         self.debias.lerp_(torch.ones_like(self.debias), 1 - self.beta)
