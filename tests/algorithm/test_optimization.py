@@ -1,0 +1,81 @@
+"""One gradient step: clipping, and the guard that keeps NaN out of the parameters."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from hmasd.algorithm.optimization import Learner, Means, TrainingError
+
+
+def learner(max_norm: float = 10.0, learning_rate: float = 0.1) -> Learner:
+    network = nn.Linear(2, 1, bias=False)
+    nn.init.constant_(network.weight, 1.0)
+    return Learner("toy net", network, learning_rate=learning_rate, eps=1e-5, max_norm=max_norm)
+
+
+def test_first_adam_step_by_hand() -> None:
+    """Adam's first step moves each weight by lr · g / (|g| + eps)."""
+    toy = learner()
+    norm = toy.step((toy.network.weight * torch.tensor([[3.0, -4.0]])).sum())
+    assert float(norm) == pytest.approx(5.0)
+    assert toy.network.weight[0].tolist() == pytest.approx([0.9, 1.1], abs=1e-5)
+
+
+@pytest.mark.parametrize(("max_norm", "expected"), [(10.0, [3.0, -4.0]), (1.0, [0.6, -0.8])])
+def test_gradient_is_clipped_to_its_norm(max_norm: float, expected: list[float]) -> None:
+    """The norm that is returned is the one before clipping."""
+    toy = learner(max_norm)
+    norm = toy.step((toy.network.weight * torch.tensor([[3.0, -4.0]])).sum())
+    assert float(norm) == pytest.approx(5.0)
+    assert toy.network.weight.grad[0].tolist() == pytest.approx(expected, rel=1e-4)
+
+
+def test_gradients_do_not_add_up_over_steps() -> None:
+    toy = learner()
+    for _ in range(3):
+        norm = toy.step((toy.network.weight * torch.tensor([[3.0, -4.0]])).sum())
+    assert float(norm) == pytest.approx(5.0)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("where", ["loss", "gradient"])
+def test_a_loss_that_is_not_finite_stops_before_the_step(bad: float, where: str) -> None:
+    """sqrt(0) has a finite value and an infinite slope: the loss alone is not enough to look at."""
+    toy = learner()
+    toy.step(toy.network.weight.square().sum())  # Adam has moments now
+    weight = toy.network.weight.detach().clone()
+    moments = {k: v.clone() for k, v in toy.adam.state[toy.network.weight].items()}
+    if where == "loss":
+        loss = toy.network.weight.sum() * bad
+    else:
+        loss = (toy.network.weight - weight).abs().sum().sqrt() * (1 if bad == bad else -1)
+        assert loss.isfinite()
+    with pytest.raises(TrainingError, match=f"toy net's {where}"):
+        toy.step(loss)
+    assert torch.equal(toy.network.weight, weight)
+    for name, value in toy.adam.state[toy.network.weight].items():
+        assert torch.equal(value, moments[name])
+
+
+def test_a_finite_loss_does_step() -> None:
+    """Control of the test before: the parameters do change when nothing is wrong."""
+    toy = learner()
+    before = toy.network.weight.detach().clone()
+    toy.step(toy.network.weight.square().sum())
+    assert not torch.equal(toy.network.weight, before)
+
+
+def test_learning_rate_zero_changes_nothing() -> None:
+    toy = learner(learning_rate=0.0)
+    toy.step(toy.network.weight.square().sum())
+    assert toy.network.weight.tolist() == [[1.0, 1.0]]
+
+
+def test_means_by_hand() -> None:
+    means = Means()
+    assert means.result("x") == {}
+    means.add(loss=torch.tensor(1.0, requires_grad=True), kl=torch.tensor(0.5))
+    means.add(loss=torch.tensor(4.0), kl=torch.tensor(0.0))
+    assert means.result("low") == {"low/loss": 2.5, "low/kl": 0.25}
