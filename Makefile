@@ -5,7 +5,7 @@ VENV ?= .venv
 RUN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: train test test-slow lint install
+.PHONY: train test test-slow lint ruff format-check mypy codespell install
 .DEFAULT_GOAL := train
 
 train: install
@@ -17,10 +17,18 @@ test: install
 test-slow: install
 	$(RUN)/python -m pytest -m slow $(ARGS)
 
-lint: install
+lint: ruff format-check mypy codespell
+
+ruff: install
 	$(RUN)/ruff check .
+
+format-check: install
 	$(RUN)/ruff format --check .
+
+mypy: install
 	$(RUN)/mypy
+
+codespell: install
 	$(RUN)/codespell
 
 install: $(VENV)/.installed

@@ -213,6 +213,9 @@ def _description(argv: Sequence[str]) -> str:
 
 def _run(config: Config) -> int:
     """Do the work; an error becomes a message, and a traceback in the text log."""
+    import torch
+
+    torch.set_num_threads(config.threads)  # before any work: more threads than free cores collapse
     try:
         if config.eval_only:
             from hmasd.training.evaluation import evaluate_checkpoint

@@ -73,6 +73,7 @@ _PAPER_COMMON: dict[str, Any] = {  # Table 1, and what MAPPO's and the authors' 
     "coordinator_heads": 1,
     "discriminator_rounds": 1,
     "critic_head": "team",
+    "skill_gain": 0.01,
     "agent_id": False,
     "reset_hidden_on_skill": False,
     "intrinsic_offset": "none",

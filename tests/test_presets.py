@@ -1,0 +1,67 @@
+"""The presets against the paper's tables, typed here as the paper prints them."""
+
+import pytest
+
+from hmasd.config import Config
+from hmasd.presets import PRESETS
+from hmasd.settings import Entry, checked, field_types
+
+TABLE_2 = {  # lr, episode length, env steps, eval episodes, skill at, discriminators' steps
+    "alice_and_bob": "5e-4 100 3e6 100 output",
+    "smac": "1e-4 100 2e6 100 input",
+    "overcooked": "1e-4 400 1e7 32 output",
+}
+TABLE_3 = """
+task          scenario              | k  n_Z n_z λ_h   λ_l  λ_e λ_D  λ_d | steps segments
+alice_and_bob alice_and_bob         | 50 2   4   0.1   0.01 0   0.1  0.2 | 15    64
+smac          3m                    | 25 3   3   0.001 0.01 100 0.1  0.5 | 5     128
+smac          2s_vs_1sc             | 25 2   5   0.03  0.01 100 0.1  1   | 5     128
+smac          2m_vs_1z              | 50 3   2   0.005 0.01 100 0.1  1   | 5     64
+overcooked    cramped_room          | 25 3   3   0.01  0.01 100 1    0.5 | 15    512
+overcooked    asymmetric_advantages | 25 3   3   0.01  0.01 100 0.1  0.1 | 5     512
+overcooked    coordination_ring     | 10 3   3   0.1   0.01 100 0.15 0.1 | 5     1280
+"""
+ROWS = [line.replace("|", " ").split() for line in TABLE_3.strip().splitlines()[1:]]
+
+
+@pytest.mark.parametrize("row", ROWS, ids=[row[1] for row in ROWS])
+def test_paper_preset_equals_the_tables(row):
+    task, scenario, *numbers = row
+    config = Config(**PRESETS[f"paper_{scenario}"])
+    assert config.env == (scenario if task == "alice_and_bob" else f"{task}_{scenario}")
+    skills = (config.skill_interval, config.num_team_skills, config.num_agent_skills)
+    coefs = (config.high_entropy_coef, config.low_entropy_coef, config.extrinsic_coef)
+    coefs += (config.team_coef, config.individual_coef)
+    rest = (config.discriminator_epochs, config.high_level_batch_size)
+    assert skills + coefs + rest == tuple(float(number) for number in numbers)
+    *values, skill_at = TABLE_2[task].split()
+    found = (config.learning_rate, config.episode_length, config.total_steps, config.eval_episodes)
+    assert found == tuple(float(value) for value in values)
+    assert config.skill_input == skill_at
+    assert config.rollout_length == config.episode_length
+
+
+@pytest.mark.parametrize("row", ROWS, ids=[row[1] for row in ROWS])
+def test_paper_preset_has_table_1(row):
+    config = Config(**PRESETS[f"paper_{row[1]}"])
+    assert (config.num_envs, config.hidden_size, config.adam_eps, config.clip) == (
+        32,
+        64,
+        1e-5,
+        0.2,
+    )
+    assert (config.coordinator_epochs, config.discoverer_epochs, config.value_coef) == (15, 15, 1)
+    assert (config.gae_lambda, config.gamma, config.huber_delta) == (0.95, 0.99, 10)
+    assert (config.max_grad_norm, config.chunk_length) == (10, 10)
+    assert (config.critic_head, config.discriminator_rounds) == ("team", 1)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_names_fields_and_gives_their_types(name):
+    assert set(PRESETS[name]) <= set(field_types())
+    values = checked({key: Entry(x, name) for key, x in PRESETS[name].items()})
+    assert values == PRESETS[name]
+
+
+def test_the_presets_are_the_papers_seven_and_ours():
+    assert set(PRESETS) == {f"paper_{row[1]}" for row in ROWS} | {"alice_and_bob"}
