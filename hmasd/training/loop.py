@@ -74,7 +74,7 @@ class Trainer:
         agent, config = self.agent, self.config
         progress = Progress(config.total_steps, agent.env_steps)
         with self.stop, self.metrics_log, progress:
-            while agent.env_steps < config.total_steps:
+            while not self._finished():
                 with self.timers("collect"):
                     self._collect_round()
                 if self.stop.signal:
@@ -87,9 +87,14 @@ class Trainer:
                 progress.update(
                     metrics, agent.env_steps, agent.policy_version, self.last_checkpoint
                 )
-            self._save(None if agent.env_steps >= config.total_steps else agent.env_steps)
+            self._save(None if self._finished() else agent.env_steps)
             progress.update({}, agent.env_steps, agent.policy_version, self.last_checkpoint)
         return self.stop.exit_code
+
+    def _finished(self) -> bool:
+        """Whether all steps are taken and learned from (a stop may leave a last full round)."""
+        agent = self.agent
+        return agent.env_steps >= self.config.total_steps and not agent.should_sync_update()
 
     def _collect_round(self) -> None:
         """Lock-steps until the round is full, or a signal asks to stop."""
