@@ -33,7 +33,7 @@ class Learner:
         """
         self.adam.zero_grad(set_to_none=True)
         if not torch.isfinite(loss):
-            raise TrainingError(self._diverged("loss", float(loss)))
+            raise TrainingError(self._diverged("loss", float(loss.detach())))
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.max_norm)
         if not torch.isfinite(norm):
