@@ -88,6 +88,9 @@ class Config:
     """Weight of the coordinator's entropy [lambda_h]."""
     low_entropy_coef: float = 0.01
     """Weight of the discoverer's entropy [lambda_l]."""
+    advantage_floor: float = 0.0
+    """The coordinator's advantages are scaled to 1 only if they vary more than this many standard
+    deviations of its returns; keeps it from drifting on noise before the first reward. 0: paper."""
     high_level_batch_size: int = 64
     """Closed segments after which the coordinator is updated, at the end of that round."""
     chunk_length: int = 8
@@ -96,6 +99,11 @@ class Config:
     """Gradient steps of each discriminator per round, each on as many pairs as a round holds."""
     discriminator_rounds: int = 10
     """Rounds whose pairs the discriminators learn from; 1: this round's only."""
+
+    discriminator_smoothness: float = 0.0
+    """How much the discriminators' logits may change in one env step [c]. They are then sure of a
+    skill only many steps away from where the others lead, so skills go on to the extremes of what
+    can be reached. About 10 / k is a good value; 0: no limit (paper)."""
 
     # --- networks -----------------------------------------------------------------------------
     hidden_size: int = 64

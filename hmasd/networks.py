@@ -327,8 +327,8 @@ class TeamDiscriminator(nn.Module):
         self.head = orthogonal(nn.Linear(sizes.hidden_size, sizes.num_team_skills), SMALL_GAIN)
 
     def forward(self, state: Tensor) -> Tensor:
-        """[..., S] -> log-probabilities [..., n_Z]."""
-        return self.head(self.mlp(state)).log_softmax(-1)
+        """[..., S] -> logits [..., n_Z]."""
+        return self.head(self.mlp(state))
 
 
 class IndividualDiscriminator(nn.Module):
@@ -341,6 +341,6 @@ class IndividualDiscriminator(nn.Module):
         self.head = orthogonal(nn.Linear(sizes.hidden_size, sizes.num_agent_skills), SMALL_GAIN)
 
     def forward(self, obs: Tensor, team_skill: Tensor) -> Tensor:
-        """Observations [..., O] and team skills [...] -> log-probabilities [..., n_z]."""
+        """Observations [..., O] and team skills [...] -> logits [..., n_z]."""
         skill_hot = one_hot(team_skill, self.num_team_skills, obs.dtype)
-        return self.head(self.mlp(torch.cat([obs, skill_hot], dim=-1))).log_softmax(-1)
+        return self.head(self.mlp(torch.cat([obs, skill_hot], dim=-1)))

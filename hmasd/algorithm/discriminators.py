@@ -25,6 +25,8 @@ class PairHistory:
         pairs = {
             "state": rollout.next_state,
             "obs": rollout.next_obs,
+            "state_before": rollout.state,
+            "obs_before": rollout.obs,
             "team_skill": rollout.team_skill,
             "agent_skills": rollout.agent_skills,
         }
@@ -79,9 +81,9 @@ class Discriminators:
     def log_probs(self, rollout: LowRollout) -> tuple[Tensor, Tensor]:
         """log q_D(Z | s_{t+1}) [T, E] and log q_d(z^i | o^i_{t+1}, Z) [T, E, N]."""
         team_skill = rollout.team_skill
-        team = self.team(rollout.next_state)
+        team = self.team(rollout.next_state).log_softmax(-1)
         skills = team_skill.unsqueeze(-1).expand_as(rollout.agent_skills)
-        individual = self.individual(rollout.next_obs, skills)
+        individual = self.individual(rollout.next_obs, skills).log_softmax(-1)
         return (
             losses.gather_log_prob(team, team_skill),
             losses.gather_log_prob(individual, rollout.agent_skills),
@@ -100,19 +102,27 @@ class Discriminators:
         return means.result("disc") | chance
 
     def _step(self, pairs: dict[str, Tensor], means: Means) -> None:
-        team = losses.skill_loss(self.team(pairs["state"]), pairs["team_skill"])
         skills = pairs["team_skill"].unsqueeze(-1).expand_as(pairs["agent_skills"])
         alive = pairs.get("alive")
-        individual = losses.skill_loss(
-            self.individual(pairs["obs"], skills),
-            pairs["agent_skills"],
-            None if alive is None else alive.to(pairs["obs"].dtype),
-        )
+        weight = None if alive is None else alive.to(pairs["obs"].dtype)
+        team_logits = self.team(pairs["state"])
+        logits = self.individual(pairs["obs"], skills)
+        team = losses.skill_loss(team_logits.log_softmax(-1), pairs["team_skill"])
+        individual = losses.skill_loss(logits.log_softmax(-1), pairs["agent_skills"], weight)
+        team_loss, individual_loss = team.loss, individual.loss
+        if self.config.discriminator_smoothness:
+            limit = self.config.discriminator_smoothness
+            before = self.team(pairs["state_before"])
+            team_loss = team_loss + losses.smoothness_penalty(before, team_logits, limit)
+            before = self.individual(pairs["obs_before"], skills)
+            individual_loss = individual_loss + losses.smoothness_penalty(
+                before, logits, limit, weight
+            )
         means.add(
             team_loss=team.loss,
             team_accuracy=team.accuracy,
-            team_grad_norm=self.team_learner.step(team.loss),
+            team_grad_norm=self.team_learner.step(team_loss),
             individual_loss=individual.loss,
             individual_accuracy=individual.accuracy,
-            individual_grad_norm=self.individual_learner.step(individual.loss),
+            individual_grad_norm=self.individual_learner.step(individual_loss),
         )

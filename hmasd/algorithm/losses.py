@@ -80,6 +80,25 @@ def skill_loss(log_probs: Tensor, skill: Tensor, weight: Tensor | None = None) -
     return SkillLoss(-weighted_mean(gather_log_prob(log_probs, skill), weight), accuracy)
 
 
+def smoothness_penalty(
+    before: Tensor, after: Tensor, limit: float, weight: Tensor | None = None
+) -> Tensor:
+    """E[max(0, |f(s_{t+1}) - f(s_t)|² / c² - 1)]: logits f may change by c in one env step.
+
+    Distance is counted in steps of the env and not in units of the observation, as in METRA
+    (Park et al., ICLR 2024): a feature that differs between two neighbouring states cannot make the
+    discriminator sure of a skill.
+
+    Args:
+        before: [..., n] logits before a step of the env.
+        after: [..., n] logits after it.
+        limit: c.
+        weight: [...], or None.
+    """
+    excess = ((after - before) / limit).square().sum(-1) - 1
+    return weighted_mean(excess.clamp(min=0), weight)
+
+
 def explained_variance(
     prediction: Tensor, target: Tensor, weight: Tensor | None = None
 ) -> Tensor:

@@ -48,11 +48,20 @@ def weighted_mean(x: Tensor, weight: Tensor | None) -> Tensor:
     return x.mean() if weight is None else (x * weight).sum() / weight.sum()
 
 
-def standardize(advantage: Tensor, weight: Tensor | None = None, eps: float = 1e-5) -> Tensor:
-    """Shift and scale advantages of any shape to mean 0 and standard deviation 1."""
+def standardize(
+    advantage: Tensor, weight: Tensor | None = None, floor: Tensor | float = 0.0, eps: float = 1e-5
+) -> Tensor:
+    """Shift advantages of any shape to mean 0 and scale them to standard deviation 1.
+
+    Args:
+        advantage: any shape.
+        weight: of the same shape, how often each entry counts; None: once.
+        floor: advantages that vary less than this are noise and are not scaled up to 1.
+        eps: keeps the division finite.
+    """
     mean = weighted_mean(advantage, weight)
     variance = weighted_mean((advantage - mean).square(), weight)
-    return (advantage - mean) / (variance.sqrt() + eps)
+    return (advantage - mean) / (variance.sqrt().clamp(min=floor) + eps)
 
 
 def segment_slots(env: Tensor) -> Tensor:
