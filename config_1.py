@@ -1,12 +1,16 @@
-"""The default run: values only, read by `python train_sync_enhanced.py`; --help explains each."""
+"""The default run: values only, `python train_sync_enhanced.py` reads them. --help explains each."""
 
 env = "alice_and_bob"  # the guide's game: two agents, one sparse reward
 num_envs = 32  # 32 parallel environments
 batch_size = 1024  # samples of a synchronous round: 32 envs x 32 steps
-skill_interval = 32  # a corner is up to 14 steps away; shorter skills do not get there
-num_agent_skills = 8  # more skills than corners: all four corners are covered on every seed
+skill_interval = 25  # a corner is up to 14 steps away, and an episode has four decisions
+num_agent_skills = 8  # more skills than corners: every corner is some skill's
+discriminator_smoothness = 0.4  # 10 / skill_interval: skills go on to the extremes of the map
 discriminator_rounds = 10  # rounds are small: discriminators that forget let the skills drift
+learning_rate = 1e-3  # few epochs on small rounds bear a larger step
 discoverer_epochs = 6  # 15 passes over so small a round collapse the policy's entropy
 coordinator_epochs = 6  # likewise
-high_level_batch_size = 96  # three rounds close 3 x 32 segments of 32 steps
+discriminator_epochs = 6  # likewise
+low_entropy_coef = 0.015  # keeps the skills' ways of getting there varied
+high_level_batch_size = 128  # four rounds close 32 x 4 segments or more
 chunk_length = 8  # divides the 32 steps that each env contributes to a round

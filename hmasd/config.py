@@ -29,7 +29,7 @@ class Config:
     """One number from which every random generator of the run is derived."""
 
     # --- skills -------------------------------------------------------------------------------
-    skill_interval: int = 32
+    skill_interval: int = 25
     """Steps between two decisions of the coordinator [k]. The clock restarts with the episode."""
     num_team_skills: int = 2
     """Team skills Z to discover [n_Z]."""
@@ -38,9 +38,9 @@ class Config:
     skill_input: Literal["input", "output"] = "output"
     """Where the skill enters the discoverer: joined to the observation ('input'), or to the last
     layer's input ('output': an additive preference over actions, learned sooner on small games)."""
-    skill_gain: float = 0.01
+    skill_gain: float = 1.0
     """Scale of the initial weights by which a skill at the output prefers actions. 0.01 (paper):
-    all skills start alike; about 2: every skill starts as a random walk with a drift of its own."""
+    all skills start alike; 1: every skill starts as a random walk with a drift of its own."""
     critic_head: Literal["team", "skill"] = "skill"
     """What the discoverer's critic tells apart: 'team': one value V_l(s, Z) for all agents (paper);
     'skill': one value per agent and its skill, V_l^i(s, Z, z^i), from the same single pass."""
@@ -64,15 +64,15 @@ class Config:
     'smdp': gamma counts once per step, inside the sum and between decisions."""
 
     # --- optimisation -------------------------------------------------------------------------
-    learning_rate: float = 5e-4
+    learning_rate: float = 1e-3
     """Adam's step size, for all networks."""
     adam_eps: float = 1e-5
     """Adam's epsilon."""
     max_grad_norm: float = 10.0
     """Gradients of each network are clipped to this norm."""
-    coordinator_epochs: int = 15
+    coordinator_epochs: int = 6
     """PPO passes over a batch of segments."""
-    discoverer_epochs: int = 15
+    discoverer_epochs: int = 6
     """PPO passes over a round."""
     clip: float = 0.2
     """PPO's clip range of the probability ratio, and of the value in normalised space."""
@@ -86,21 +86,21 @@ class Config:
     """GAE's lambda."""
     high_entropy_coef: float = 0.1
     """Weight of the coordinator's entropy [lambda_h]."""
-    low_entropy_coef: float = 0.01
+    low_entropy_coef: float = 0.015
     """Weight of the discoverer's entropy [lambda_l]."""
-    advantage_floor: float = 0.0
+    advantage_floor: float = 0.1
     """The coordinator's advantages are scaled to 1 only if they vary more than this many standard
     deviations of its returns; keeps it from drifting on noise before the first reward. 0: paper."""
-    high_level_batch_size: int = 64
+    high_level_batch_size: int = 128
     """Closed segments after which the coordinator is updated, at the end of that round."""
     chunk_length: int = 8
     """Steps of a recurrent training sequence; must divide batch_size / num_envs."""
-    discriminator_epochs: int = 15
+    discriminator_epochs: int = 6
     """Gradient steps of each discriminator per round, each on as many pairs as a round holds."""
     discriminator_rounds: int = 10
     """Rounds whose pairs the discriminators learn from; 1: this round's only."""
 
-    discriminator_smoothness: float = 0.0
+    discriminator_smoothness: float = 0.4
     """How much the discriminators' logits may change in one env step [c]. They are then sure of a
     skill only many steps away from where the others lead, so skills go on to the extremes of what
     can be reached. About 10 / k is a good value; 0: no limit (paper)."""

@@ -74,6 +74,8 @@ _PAPER_COMMON: dict[str, Any] = {  # Table 1, and what MAPPO's and the authors' 
     "discriminator_rounds": 1,
     "critic_head": "team",
     "skill_gain": 0.01,
+    "discriminator_smoothness": 0.0,
+    "advantage_floor": 0.0,
     "agent_id": False,
     "reset_hidden_on_skill": False,
     "intrinsic_offset": "none",
@@ -134,8 +136,17 @@ PRESETS: dict[str, dict[str, Any]] = {
     "paper_coordination_ring": _overcooked(
         "overcooked_coordination_ring", (10, 3, 3), (0.1, 0.01, 100.0, 0.15, 0.1), 5
     ),
-    # Ours: more individual skills than corners to reach, and discriminators that do not forget,
-    # so that no seed is left with skills that lead to edges instead of corners.
-    "alice_and_bob": _ALICE_AND_BOB | {"num_agent_skills": 8, "discriminator_rounds": 10},
+    # Ours: what makes every seed learn (docs/results.md), in rounds of a whole episode per env.
+    "alice_and_bob": _ALICE_AND_BOB
+    | {
+        "skill_interval": 25,
+        "num_agent_skills": 8,
+        "high_level_batch_size": 128,
+        "discriminator_rounds": 10,
+        "discriminator_smoothness": 0.4,
+        "advantage_floor": 0.1,
+        "skill_gain": 1.0,
+        "critic_head": "skill",
+    },
 }
 """Settings by name of the preset; what a preset does not name keeps its default."""
