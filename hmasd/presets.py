@@ -147,6 +147,10 @@ PRESETS: dict[str, dict[str, Any]] = {
         "advantage_floor": 0.1,
         "skill_gain": 1.0,
         "critic_head": "skill",
+        "learning_rate": 7e-4,
+        "coordinator_epochs": 10,
+        "discoverer_epochs": 10,
+        "discriminator_epochs": 5,
     },
 }
 """Settings by name of the preset; what a preset does not name keeps its default."""
