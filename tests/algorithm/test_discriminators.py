@@ -29,6 +29,8 @@ def identifiable(round_number: int, steps: int = 4, envs: int = 3, agents: int =
     return LowRollout(
         **fields
         | {
+            "state": row.unsqueeze(-1) - 0.25,  # what was before the step
+            "obs": (row.unsqueeze(-1) + 0.5 * agent - 0.25).unsqueeze(-1),
             "next_state": row.unsqueeze(-1),
             "next_obs": (row.unsqueeze(-1) + 0.5 * agent).unsqueeze(-1),
             "team_skill": skill,
@@ -42,6 +44,8 @@ def aligned(pairs: dict[str, Tensor]) -> bool:
     row = pairs["state"][:, 0]
     return (
         torch.equal(pairs["team_skill"], row.long())
+        and torch.equal(pairs["state_before"], pairs["state"] - 0.25)
+        and torch.equal(pairs["obs_before"], pairs["obs"] - 0.25)
         and torch.equal(pairs["obs"][..., 0], row.unsqueeze(-1) + 0.5 * torch.arange(2))
         and torch.equal(pairs["agent_skills"], 2 * row.long().unsqueeze(-1) + torch.arange(2))
     )
@@ -64,7 +68,7 @@ def test_misaligned_pairs_would_be_seen() -> None:
     history = PairHistory(2)
     history.add(identifiable(0))
     pairs = history.sample(generator())
-    for name in ("state", "obs", "team_skill", "agent_skills"):
+    for name in pairs:
         assert not aligned(pairs | {name: pairs[name].roll(1, 0)})
 
 
@@ -154,10 +158,11 @@ def test_scores_are_those_of_the_skill_in_force(float64: None) -> None:
         for t in range(12):
             for e in range(4):
                 skill = rollout.team_skill[t, e]
-                expected = discriminators.team(rollout.next_state[t, e])[skill]
+                expected = discriminators.team(rollout.next_state[t, e]).log_softmax(-1)[skill]
                 torch.testing.assert_close(team[t, e], expected)
                 for n in range(2):
                     log_probs = discriminators.individual(rollout.next_obs[t, e, n], skill)
+                    log_probs = log_probs.log_softmax(-1)
                     expected = log_probs[rollout.agent_skills[t, e, n]]
                     torch.testing.assert_close(individual[t, e, n], expected)
     before = discriminators.log_probs(

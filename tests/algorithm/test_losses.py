@@ -13,6 +13,7 @@ from hmasd.algorithm.losses import (
     huber,
     policy_loss,
     skill_loss,
+    smoothness_penalty,
     value_loss,
 )
 
@@ -208,3 +209,12 @@ def test_dead_rows_have_no_gradient(name: str) -> None:
         (gradient,) = torch.autograd.grad(loss, variable)
         assert (gradient[weight == 0] == 0).all()
         assert (gradient[weight == 1] != 0).any()
+
+
+def test_smoothness_by_hand() -> None:
+    """Moves of 0, c and (3, 4) = 5: penalties 0, 0 and 25 / 4 - 1 with c = 2."""
+    before = torch.tensor([[1.0, 1.0], [0.0, 0.0], [1.0, -1.0]])
+    after = before + torch.tensor([[0.0, 0.0], [2.0, 0.0], [3.0, 4.0]])
+    assert float(smoothness_penalty(before, after, 2.0)) == pytest.approx(5.25 / 3)
+    weight = torch.tensor([1.0, 1.0, 0.0])
+    assert float(smoothness_penalty(before, after, 2.0, weight)) == 0

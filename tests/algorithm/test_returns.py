@@ -234,3 +234,11 @@ def test_segment_slots_keep_time_and_env(seed: int) -> None:
     for position, number in enumerate(env.tolist()):
         assert int(slot[position]) == seen.get(number, 0)
         seen[number] = seen.get(number, 0) + 1
+
+
+def test_standardize_does_not_blow_noise_up() -> None:
+    """Advantages that vary less than the floor keep their size over the floor."""
+    small = torch.tensor([1.0, 1.2])  # deviation 0.1
+    floored = standardize(small, floor=0.5, eps=0.0)
+    assert floored.tolist() == pytest.approx([-0.2, 0.2], abs=1e-6)
+    assert standardize(small, eps=0.0).tolist() == pytest.approx([-1.0, 1.0], abs=1e-5)
