@@ -1,4 +1,4 @@
-"""The default run: values only, `python train_sync_enhanced.py` reads them. --help explains each."""
+"""The default run of `python train_sync_enhanced.py`: values only; --help explains each."""
 
 env = "alice_and_bob"  # the guide's game: two agents, one sparse reward
 num_envs = 32  # 32 parallel environments

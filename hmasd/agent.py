@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,7 @@ from hmasd.algorithm.intrinsic import chance_offset, mix_rewards
 from hmasd.algorithm.skill_usage import usage
 from hmasd.config import Config
 from hmasd.envs.base import BatchedEnv
-from hmasd.modules.normalization import ValueNormalizer
-from hmasd.networks import (
-    IndividualDiscriminator,
-    NetworkSizes,
-    SkillActor,
-    SkillCoordinator,
-    SkillCritic,
-    TeamDiscriminator,
-)
+from hmasd.networks import HMASDNetworks, NetworkSizes
 from hmasd.rollout.segments import SegmentStorage
 from hmasd.rollout.storage import RoundStorage
 from hmasd.rollout.team import Generators, Team
@@ -68,26 +61,14 @@ class HMASDAgent:
         )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            self.networks = torch.nn.ModuleDict(
-                {
-                    "coordinator": SkillCoordinator(sizes),
-                    "actor": SkillActor(sizes, env.action_space),
-                    "critic": SkillCritic(sizes),
-                    "team_discriminator": TeamDiscriminator(sizes),
-                    "individual_discriminator": IndividualDiscriminator(sizes),
-                    "high_normalizer": ValueNormalizer(),
-                    "low_normalizer": ValueNormalizer(),
-                }
-            ).to(self.device)
+            self.networks = HMASDNetworks(sizes, env.action_space).to(self.device)
 
     def _build_updaters(self) -> None:
         config, nets = self.config, self.networks
-        self.coordinator = Coordinator(config, nets["coordinator"], nets["high_normalizer"])
-        self.discoverer = Discoverer(
-            config, nets["actor"], nets["critic"], nets["low_normalizer"]
-        )
+        self.coordinator = Coordinator(config, nets.coordinator, nets.high_normalizer)
+        self.discoverer = Discoverer(config, nets.actor, nets.critic, nets.low_normalizer)
         self.discriminators = Discriminators(
-            config, nets["team_discriminator"], nets["individual_discriminator"]
+            config, nets.team_discriminator, nets.individual_discriminator
         )
         self._learners = (
             self.coordinator.learner,
@@ -105,8 +86,8 @@ class HMASDAgent:
         }
         self.team = Team(
             config,
-            self.networks["coordinator"],
-            self.networks["actor"],
+            self.networks.coordinator,
+            self.networks.actor,
             (config.num_envs, env.num_agents),
             Generators(self.generators["skill"], self.generators["action"]),
         )
@@ -220,9 +201,7 @@ class HMASDAgent:
         ended = terminated | truncated
         self.high_storage.add_reward(reward)
         closing = self.team.advance(ended).nonzero().squeeze(-1)
-        self.high_storage.close(
-            closing, final.state, final.obs, terminated=terminated, ended=ended
-        )
+        self.high_storage.close(closing, final.state, final.obs, terminated=terminated, ended=ended)
         self._next_view = next_view
         self.env_steps += self.config.num_envs
         self.gate.samples_collected_this_round += self.config.num_envs
@@ -252,7 +231,7 @@ class HMASDAgent:
         tail = RoundTail(
             self.critic_hidden, clock.team_skill, clock.agent_skills, self.team.restart
         )
-        passed = critic_pass(self.networks["critic"], rollout, tail)
+        passed = critic_pass(self.networks.critic, rollout, tail)
         parts = self._intrinsic_rewards(rollout)
         metrics |= {f"reward/{name}": float(part.mean()) for name, part in _named_parts(parts)}
         if coordinator_due:
@@ -312,7 +291,7 @@ class HMASDAgent:
         """Everything that the agent needs to go on exactly, at any step."""
         return {
             "networks": self.networks.state_dict(),
-            "optimizers": {lr.name: lr.adam.state_dict() for lr in self._learners},
+            "optimizers": {learner.name: learner.adam.state_dict() for learner in self._learners},
             "generators": {name: g.get_state() for name, g in self.generators.items()},
             "gate": self.gate.state_dict(),
             "coordinator_version": self.coordinator_version,
@@ -325,15 +304,19 @@ class HMASDAgent:
             "next_view": None if self._next_view is None else self._next_view._asdict(),
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on exactly from `state_dict`.
+    def load_state_dict(
+        self, state: dict[str, Any], saved_settings: dict[str, Any] | None = None
+    ) -> None:
+        """Go on exactly from `state_dict`; the settings it was made with make errors clearer.
 
         Raises:
             CheckpointError: a parameter has another shape than this configuration asks for.
         """
-        checkpoint.load_module("networks", self.networks, state["networks"])
+        checkpoint.load_module(
+            "networks", self.networks, state["networks"], saved_settings, asdict(self.config)
+        )
         for learner in self._learners:
-            learner.adam.load_state_dict(state["optimizers"][learner.name])
+            learner.load_state_dict(state["optimizers"][learner.name])
         for name, generator in self.generators.items():
             generator.set_state(state["generators"][name])
         self.gate.load_state_dict(state["gate"])
@@ -358,7 +341,7 @@ class HMASDAgent:
             CheckpointError: the file is missing, damaged, or of another configuration.
         """
         content = checkpoint.load(Path(path))
-        self.load_state_dict(content["agent"])
+        self.load_state_dict(content["agent"], content.get("config"))
         return content
 
 

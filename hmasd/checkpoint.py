@@ -177,7 +177,7 @@ class _UnusableError(Exception):
     """Why a file is no good checkpoint."""
 
 
-def _plain(value: Any, where: str) -> Any:  # noqa: ANN401 - walks any nested value
+def _plain(value: Any, where: str) -> Any:
     """Checks the types (what `load` would refuse is refused here) and makes tensors compact."""
     if isinstance(value, Tensor):
         tensor = value.detach().cpu()

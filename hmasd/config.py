@@ -1,6 +1,6 @@
 """Every setting of a run in one dataclass; its docstrings are the command line's help.
 
-Symbols in brackets are the paper's (HMASD, NeurIPS 2023). Derived numbers are properties, never stored.
+Symbols in brackets are the paper's (HMASD, NeurIPS 2023). Derived numbers are properties.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Config:
-    """Settings of one run. Precedence: defaults < preset or config_1.py < --config file < command line."""
+    """Settings of one run: defaults < preset or config_1.py < --config file < command line."""
 
     # --- the task -----------------------------------------------------------------------------
     env: str = "alice_and_bob"
@@ -131,7 +131,7 @@ class Config:
     device: str = "cpu"
     """torch device of the networks and of the round's memory."""
     threads: int = 1
-    """CPU threads of torch. One is fastest here unless the machine is idle and the networks are wide."""
+    """CPU threads of torch. One is fastest unless the machine is idle and the networks are wide."""
 
     @property
     def rollout_length(self) -> int:

@@ -18,6 +18,7 @@ from hmasd.modules.attention import DecoderBlock, EncoderBlock
 from hmasd.modules.distributions import one_hot
 from hmasd.modules.init import RELU_GAIN, SMALL_GAIN, orthogonal
 from hmasd.modules.mlp import MLP
+from hmasd.modules.normalization import ValueNormalizer
 from hmasd.modules.recurrent import GRU
 
 
@@ -171,7 +172,7 @@ class SkillConditionedGRU(nn.Module):
         sizes: NetworkSizes,
         gains: tuple[float, float],
     ) -> None:
-        """`gains`: scale of the last layer's weights on the features, and on a skill joined to them."""
+        """`gains`: scale of the last layer's weights on the features, and on a joined skill."""
         super().__init__()
         self.num_skills = num_skills
         self.skill_at_input = sizes.skill_input == "input"
@@ -210,7 +211,8 @@ class SkillConditionedGRU(nn.Module):
         # A one-hot joined to a linear layer's input adds one column of its weight: look that
         # column up instead of copying the features into a wider tensor.
         dense, per_skill = self.head.weight.split([features.shape[-1], self.num_skills], dim=1)
-        return functional.linear(features, dense, self.head.bias) + functional.embedding(skill, per_skill.T)
+        preference = functional.embedding(skill, per_skill.T)
+        return functional.linear(features, dense, self.head.bias) + preference
 
 
 class SkillActor(nn.Module):
@@ -344,3 +346,17 @@ class IndividualDiscriminator(nn.Module):
         """Observations [..., O] and team skills [...] -> logits [..., n_z]."""
         skill_hot = one_hot(team_skill, self.num_team_skills, obs.dtype)
         return self.head(self.mlp(torch.cat([obs, skill_hot], dim=-1)))
+
+
+class HMASDNetworks(nn.Module):
+    """All networks of a team, with the value normalisers of both levels."""
+
+    def __init__(self, sizes: NetworkSizes, action_space: Space) -> None:
+        super().__init__()
+        self.coordinator = SkillCoordinator(sizes)
+        self.actor = SkillActor(sizes, action_space)
+        self.critic = SkillCritic(sizes)
+        self.team_discriminator = TeamDiscriminator(sizes)
+        self.individual_discriminator = IndividualDiscriminator(sizes)
+        self.high_normalizer = ValueNormalizer()
+        self.low_normalizer = ValueNormalizer()

@@ -10,7 +10,7 @@ class SyncError(RuntimeError):
 
 
 class SyncGate:
-    """Counts samples and versions; refuses samples during updates and updates before a full round."""
+    """Counts samples and versions; no samples during updates, no updates before a full round."""
 
     def __init__(self, batch_size: int) -> None:
         """`batch_size`: samples of one round, one sample being one step of one env."""

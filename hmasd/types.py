@@ -23,7 +23,7 @@ class EnvView(NamedTuple):
 
 
 class EnvStep(NamedTuple):
-    """One step of all envs. Envs that ended have already been reset: `view` shows the new episode."""
+    """One step of all envs. Those that ended have been reset: `view` shows the new episode."""
 
     view: EnvView
     reward: np.ndarray  # [E] float32, the team's
@@ -53,7 +53,7 @@ class Decision(NamedTuple):
 
 
 class Acting(NamedTuple):
-    """What the team did in one step, under which policy: one row of the round, but for its outcome."""
+    """What the team did in one step, under which policy: a row of the round but for its outcome."""
 
     action: Tensor  # [E, N] int64, or [E, N, A] for continuous actions
     logp: Tensor  # [E, N]

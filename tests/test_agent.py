@@ -33,7 +33,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
 
 
 def parameters(agent: HMASDAgent, name: str) -> dict[str, torch.Tensor]:
-    return {key: value.clone() for key, value in agent.networks[name].state_dict().items()}
+    return {key: value.clone() for key, value in getattr(agent.networks, name).state_dict().items()}
 
 
 def test_the_guides_attributes_at_the_start(config: Config) -> None:
@@ -150,10 +150,15 @@ def test_a_stale_row_is_refused_before_anything_is_learned(config: Config) -> No
     step = env.step(acting.action.numpy())
     agent.store_transition(seen, acting, step)
     play(agent, env, step.view, config.rollout_length - 1)
-    weights = {name: parameters(agent, name) for name in agent.networks}
+    weights = {name: parameters(agent, name) for name, _ in agent.networks.named_children()}
     with pytest.raises(StorageError, match=r"policy versions \[0, 1\], the policy is at 1"):
         agent.sync_update()
-    assert differences({name: parameters(agent, name) for name in agent.networks}, weights) == []
+    assert (
+        differences(
+            {name: parameters(agent, name) for name, _ in agent.networks.named_children()}, weights
+        )
+        == []
+    )
     assert not agent.collection_enabled
 
 

@@ -66,7 +66,7 @@ def coordinator(n: int, team: int, agent: int, blocks: int, heads: int) -> Skill
         num_agent_skills=agent,
         coordinator_blocks=blocks,
         coordinator_heads=heads,
-    )["coordinator"]
+    ).coordinator
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -165,7 +165,7 @@ def test_entropy_of_each_choice_against_torch(float64: None) -> None:
 def test_first_coordinator_is_close_to_uniform() -> None:
     """The gain of 0.01: no skill is preferred before anything was learned."""
     net, (state, obs) = (
-        nets(num_team_skills=2, num_agent_skills=4, loud=False)["coordinator"],
+        nets(num_team_skills=2, num_agent_skills=4, loud=False).coordinator,
         scene(),
     )
     with torch.no_grad():
@@ -202,7 +202,7 @@ def actor_call(
 @pytest.mark.parametrize("skill_input", ["input", "output"])
 def test_actor_sees_its_own_observation_and_skill_alone(skill_input: str, float64: None) -> None:
     """Decentralised: the gradient by any other agent's observation is exactly 0."""
-    actor = nets(skill_input=skill_input)["actor"]
+    actor = nets(skill_input=skill_input).actor
     obs = torch.randn(4, 3, OBS, requires_grad=True)  # 4 steps of 3 agents
     skill = torch.randint(3, (4, 3), generator=generator())
     output, _ = actor_call(actor, obs, skill)
@@ -220,18 +220,18 @@ def test_actor_sees_its_own_observation_and_skill_alone(skill_input: str, float6
 
 def test_agents_share_one_actor(float64: None) -> None:
     """Agents that see the same under the same skill act the same; and no size depends on N."""
-    actor = nets(3)["actor"]
+    actor = nets(3).actor
     obs = torch.randn(4, 1, OBS).expand(4, 3, OBS)
     output, _ = actor_call(actor, obs, torch.ones(4, 3, dtype=torch.int64))
     assert torch.equal(output[:, 0], output[:, 1])
-    sizes = [{name: x.shape for name, x in nets(n)["actor"].state_dict().items()} for n in (2, 5)]
+    sizes = [{name: x.shape for name, x in nets(n).actor.state_dict().items()} for n in (2, 5)]
     assert sizes[0] == sizes[1]
 
 
 def test_output_skill_adds_a_preference_that_no_state_changes(float64: None) -> None:
     """Joined to the last layer, z shifts the logits by the same amount in every state."""
     for skill_input, fixed in (("output", True), ("input", False)):
-        actor = nets(skill_input=skill_input)["actor"]
+        actor = nets(skill_input=skill_input).actor
         obs = torch.randn(1, 30, OBS)
         one, two = (
             actor.body(obs, torch.full((1, 30), z), torch.zeros(30, 8), torch.ones(1, 30))[0]
@@ -243,7 +243,7 @@ def test_output_skill_adds_a_preference_that_no_state_changes(float64: None) -> 
 
 def test_joined_skill_is_the_head_over_a_wider_input(float64: None) -> None:
     """The look-up of a column equals the linear layer over features and one-hot."""
-    body = nets(skill_input="output")["actor"].body
+    body = nets(skill_input="output").actor.body
     obs, skill = torch.randn(2, 5, OBS), torch.randint(3, (2, 5))
     output, states = body(obs, skill, torch.zeros(5, 8), torch.ones(2, 5))
     joined = torch.cat([body.norm(states), torch.eye(3)[skill]], dim=-1)
@@ -254,7 +254,7 @@ def test_joined_skill_is_the_head_over_a_wider_input(float64: None) -> None:
 
 def test_masked_actions_have_no_probability_and_no_gradient() -> None:
     """Trap 12, through the whole actor."""
-    actor = nets()["actor"]
+    actor = nets().actor
     obs, skill = torch.randn(2, 50, OBS), torch.randint(3, (2, 50))
     mask = torch.rand(2, 50, 5) < 0.5
     mask[..., 2] = True
@@ -274,7 +274,7 @@ def test_masked_actions_have_no_probability_and_no_gradient() -> None:
 
 
 def test_continuous_actor(float64: None) -> None:
-    actor = nets(action_space=Box(-1, 1, (2,)))["actor"]
+    actor = nets(action_space=Box(-1, 1, (2,))).actor
     obs, skill = torch.randn(2, 5, OBS), torch.randint(3, (2, 5))
     mean, states = actor_call(actor, obs, skill)
     assert (mean.shape, states.shape) == ((2, 5, 2), (2, 5, 8))
@@ -287,7 +287,7 @@ def test_continuous_actor(float64: None) -> None:
 
 
 def test_discrete_actor_is_greedy_without_a_generator() -> None:
-    actor = nets()["actor"]
+    actor = nets().actor
     output, _ = actor_call(actor, torch.randn(2, 50, OBS), torch.randint(3, (2, 50)))
     assert torch.equal(actor.sample(output, None), output.argmax(-1))
     assert not torch.equal(actor.sample(output, generator()), output.argmax(-1))
@@ -315,7 +315,7 @@ def test_critic_reads_the_skills_in_force(
     head: str, values: int, skill_input: str, float64: None
 ) -> None:
     """'skill': V of agent i moves with z^i and Z alone; 'team': one value, of Z alone."""
-    critic = nets(critic_head=head, skill_input=skill_input)["critic"]
+    critic = nets(critic_head=head, skill_input=skill_input).critic
     state, team = torch.randn(4, 6, STATE), torch.randint(2, (4, 6))
     agents = torch.randint(3, (4, 6, 3))
     value, states = critic_call(critic, state, team, agents)
@@ -333,7 +333,7 @@ def test_critic_reads_the_skills_in_force(
 
 
 def test_team_skill_at_the_output_is_an_additive_constant(float64: None) -> None:
-    critic = nets(critic_head="team", skill_input="output")["critic"]
+    critic = nets(critic_head="team", skill_input="output").critic
     state, agents = torch.randn(1, 30, STATE), torch.zeros(1, 30, 3, dtype=torch.int64)
     values = [critic_call(critic, state, torch.full((1, 30), z), agents)[0] for z in (0, 1)]
     assert (values[0] - values[1]).std() < 1e-9
@@ -347,14 +347,14 @@ def test_discriminators_tell_all_skills(float64: None) -> None:
     modules = nets(num_team_skills=2, num_agent_skills=4)
     state, obs = torch.randn(3, 5, STATE), torch.randn(3, 5, 2, OBS)
     skill = torch.randint(2, (3, 5, 2))
-    team = modules["team_discriminator"](state)
-    individual = modules["individual_discriminator"](obs, skill)
+    team = modules.team_discriminator(state)
+    individual = modules.individual_discriminator(obs, skill)
     assert (team.shape, individual.shape) == ((3, 5, 2), (3, 5, 2, 4))
-    other = modules["individual_discriminator"](obs, 1 - skill)
+    other = modules.individual_discriminator(obs, 1 - skill)
     assert (other - individual).abs().amax(-1).min() > 1e-6  # q_d does read Z
     moved = obs.clone()
     moved[:, :, 0] += torch.tensor([1.0, -1.0, 0.0, 2.0])
-    changed = modules["individual_discriminator"](moved, skill) != individual
+    changed = modules.individual_discriminator(moved, skill) != individual
     assert changed[:, :, 0].all()
     assert not changed[:, :, 1].any()  # an agent is told by its own observation
 
@@ -374,8 +374,8 @@ def test_one_seed_gives_one_set_of_weights() -> None:
 def test_networks_see_agent_numbers_only_where_asked() -> None:
     plain, told = nets(agent_id=False), nets(agent_id=True)
     for name in ("actor", "coordinator", "individual_discriminator"):
-        wide = sum(x.numel() for x in told[name].parameters())
-        assert wide > sum(x.numel() for x in plain[name].parameters())
+        wide = sum(x.numel() for x in getattr(told, name).parameters())
+        assert wide > sum(x.numel() for x in getattr(plain, name).parameters())
     assert sum(x.numel() for x in told["critic"].parameters()) == sum(
         x.numel() for x in plain["critic"].parameters()
     )

@@ -108,9 +108,7 @@ class Coordinator:
 
     def _step(self, batch: HighBatch, means: Means) -> Tensor:
         config = self.config
-        scores = self.network.evaluate(
-            batch.state, batch.obs, batch.team_skill, batch.agent_skills
-        )
+        scores = self.network.evaluate(batch.state, batch.obs, batch.team_skill, batch.agent_skills)
         policy = losses.policy_loss(
             scores.logp, batch.logp, batch.advantage, config.clip, batch.weight
         )

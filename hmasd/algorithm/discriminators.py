@@ -79,7 +79,7 @@ class Discriminators:
 
     @torch.no_grad()
     def log_probs(self, rollout: LowRollout) -> tuple[Tensor, Tensor]:
-        """log q_D(Z | s_{t+1}) [T, E] and log q_d(z^i | o^i_{t+1}, Z) [T, E, N]."""
+        """Log q_D(Z | s_{t+1}) [T, E] and log q_d(z^i | o^i_{t+1}, Z) [T, E, N]."""
         team_skill = rollout.team_skill
         team = self.team(rollout.next_state).log_softmax(-1)
         skills = team_skill.unsqueeze(-1).expand_as(rollout.agent_skills)

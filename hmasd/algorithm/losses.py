@@ -99,9 +99,7 @@ def smoothness_penalty(
     return weighted_mean(excess.clamp(min=0), weight)
 
 
-def explained_variance(
-    prediction: Tensor, target: Tensor, weight: Tensor | None = None
-) -> Tensor:
+def explained_variance(prediction: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
     """1 - Var(target - prediction) / Var(target); 1 perfect, 0 no better than a constant.
 
     Args:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,9 +22,7 @@ class Learner:
         self.name = name
         self.network = network
         self.max_norm = max_norm
-        self.adam = torch.optim.Adam(
-            network.parameters(), lr=learning_rate, eps=eps, fused=True
-        )
+        self.adam = torch.optim.Adam(network.parameters(), lr=learning_rate, eps=eps, fused=True)
 
     def step(self, loss: Tensor) -> Tensor:
         """Backward, clip, step; returns the gradient's norm before clipping.
@@ -40,6 +39,16 @@ class Learner:
             raise TrainingError(self._diverged("gradient norm", float(norm)))
         self.adam.step()
         return norm
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over Adam's moments; step size and epsilon stay those of this configuration."""
+        settings = [{k: v for k, v in group.items() if k != "params"} for group in self._groups()]
+        self.adam.load_state_dict(state)
+        for group, own in zip(self._groups(), settings, strict=True):
+            group.update(own)
+
+    def _groups(self) -> list[dict[str, Any]]:
+        return self.adam.param_groups
 
     def _diverged(self, what: str, value: float) -> str:
         return (

@@ -73,7 +73,7 @@ def random_action(env: BatchedEnv, view: EnvView, rng: np.random.Generator) -> A
     return score.argmax(axis=-1)
 
 
-def _copy(data: Any) -> Any:  # noqa: ANN401 - an EnvView or EnvStep, given back as the same
+def _copy(data: Any) -> Any:
     """A copy of an `EnvView` or `EnvStep` that the env can no longer change."""
     if isinstance(data, tuple):
         return type(data)(*(_copy(field) for field in data))
@@ -233,7 +233,7 @@ def _check_ends(played: list[EnvStep], faults: _Faults) -> None:
             )
 
 
-def _difference(given: Any, wanted: Any, path: str = "") -> str | None:  # noqa: ANN401
+def _difference(given: Any, wanted: Any, path: str = "") -> str | None:
     """The first field in which two views or steps differ, with its env; None if they are equal."""
     fields = getattr(wanted, "_fields", None)
     if fields is not None:

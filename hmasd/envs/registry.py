@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from hmasd.envs.base import BatchedEnv
+if TYPE_CHECKING:  # naming the envs, for --help, must not import torch
+    from hmasd.envs.base import BatchedEnv
 
 
 def _make_alice_and_bob(num_envs: int, episode_length: int) -> BatchedEnv:

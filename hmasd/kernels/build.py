@@ -13,6 +13,7 @@ import logging
 import os
 import platform
 import shutil
+import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,7 +91,10 @@ def _build(library: Path) -> None:
     _LOG.info("Compiling the CPU kernels, once for this machine (about 25 s): %s", library)
     library.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f"{library.stem}_", dir=library.parent))
+    path = os.environ.get("PATH", "")
     try:
+        # pip installs ninja beside Python, which PATH does not name unless the venv is activated.
+        os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), path])
         cpp_extension.load(
             name=library.stem,
             sources=[str(_HERE / source) for source in _SOURCES],
@@ -100,6 +104,7 @@ def _build(library: Path) -> None:
         )
         (folder / f"{library.stem}.so").replace(library)
     finally:
+        os.environ["PATH"] = path
         shutil.rmtree(folder, ignore_errors=True)
 
 

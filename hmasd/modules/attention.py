@@ -59,7 +59,7 @@ class EncoderBlock(nn.Module):
 
 
 class DecoderBlock(nn.Module):
-    """Two masked attentions and the MLP; the second's query and residual is the encoder's output."""
+    """Two masked attentions, then the MLP; the second one's query is the encoder's output."""
 
     def __init__(self, size: int, num_heads: int) -> None:
         super().__init__()

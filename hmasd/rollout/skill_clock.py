@@ -14,9 +14,7 @@ class SkillClock:
     A decision is due at the start of an episode, after `interval` steps, and after `interrupt`.
     """
 
-    def __init__(
-        self, num_envs: int, num_agents: int, interval: int, device: torch.device
-    ) -> None:
+    def __init__(self, num_envs: int, num_agents: int, interval: int, device: torch.device) -> None:
         self.interval = interval
         self.age = torch.zeros(num_envs, dtype=torch.int64, device=device)  # [E] steps
         self.due = torch.ones(num_envs, dtype=torch.bool, device=device)  # [E]

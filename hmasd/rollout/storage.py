@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -104,8 +106,8 @@ class RoundStorage:
                 f"the round holds rows of policy versions {found}, the policy is at "
                 f"{policy_version}: stale rows cannot be trained on"
             )
-        optional = {name: self._memory.get(name) for name in ("action_mask", "alive")}
-        return LowRollout(**({**self._memory, **optional}))
+        fields: dict[str, Any] = {"action_mask": None, "alive": None, **self._memory}
+        return LowRollout(**fields)
 
     def clear(self) -> None:
         """Empty the round; the memory stays."""

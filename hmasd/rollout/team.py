@@ -54,7 +54,7 @@ class Team:
         self._agent_number = agent_number.expand(shape[0], -1, -1)  # [E, N, N]
 
     def observe(self, view: EnvView) -> TensorView:
-        """Copy what an env shows to the networks' device: envs reuse their memory at the next step."""
+        """Copy what an env shows to the networks' device: envs reuse their memory."""
         obs = torch.from_numpy(view.obs).to(self.device, self.dtype, copy=True)
         if self.config.agent_id:
             obs = torch.cat([obs, self._agent_number], dim=-1)

@@ -123,7 +123,7 @@ def _wait_for_a_later_name(folder: Path) -> None:
         time.sleep(1.0 - time.time() % 1.0 + 0.01)
 
 
-def _finite(tag: str, value: Any, env_steps: int) -> float:  # noqa: ANN401 - any kind of number
+def _finite(tag: str, value: Any, env_steps: int) -> float:
     """Returns the value as a Python float if it is finite."""
     number = float(value)
     if not math.isfinite(number):
@@ -134,7 +134,7 @@ def _finite(tag: str, value: Any, env_steps: int) -> float:  # noqa: ANN401 - an
     return number
 
 
-def _plain(key: str, value: Any, env_steps: int) -> Any:  # noqa: ANN401 - one cell of a table
+def _plain(key: str, value: Any, env_steps: int) -> Any:
     """Returns one cell as str, bool, int or finite float."""
     if hasattr(value, "item"):
         value = value.item()

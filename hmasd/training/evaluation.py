@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from hmasd import checkpoint
 from hmasd.agent import HMASDAgent
 from hmasd.config import Config
 from hmasd.envs.registry import make_env
+from hmasd.networks import HMASDNetworks
 from hmasd.rollout.episodes import Episode, EpisodeTracker, summarize
 from hmasd.rollout.team import Generators, Team
 from hmasd.telemetry.run_folder import make_run_folder
@@ -26,13 +26,13 @@ SEED_OFFSET = 1_000_003  # keeps evaluation's seeds apart from those of training
 
 
 def play_episodes(
-    config: Config, networks: Mapping[str, Any], mode: str, num_episodes: int, seed: int
+    config: Config, networks: HMASDNetworks, mode: str, num_episodes: int, seed: int
 ) -> list[Episode]:
     """Play `num_episodes` episodes, each in an env of its own, all from fresh starts.
 
     Args:
         config: settings of the run.
-        networks: holds "coordinator" and "actor".
+        networks: of which the coordinator and the actor play.
         mode: "greedy" (most likely choices at both levels) or "stochastic".
         num_episodes: how many.
         seed: decides starts and choices; the same seed gives the same episodes.
@@ -41,12 +41,12 @@ def play_episodes(
     view = env.reset(seed)
     generators = Generators(None, None)
     if mode == "stochastic":
-        device = next(networks["actor"].parameters()).device
+        device = next(networks.actor.parameters()).device
         generators = Generators(
             *(torch.Generator(device).manual_seed(2 * seed + i) for i in range(2))
         )
     shape = (num_episodes, env.num_agents)
-    team = Team(config, networks["coordinator"], networks["actor"], shape, generators)
+    team = Team(config, networks.coordinator, networks.actor, shape, generators)
     tracker = EpisodeTracker(num_episodes)
     first: dict[int, Episode] = {}
     while len(first) < num_episodes:
@@ -99,7 +99,13 @@ def evaluate_checkpoint(config: Config) -> int:
     content = checkpoint.load(Path(config.model_path))
     env = make_env(config.env, config.num_envs, config.episode_length)
     agent = HMASDAgent(config, env)
-    checkpoint.load_module("networks", agent.networks, content["agent"]["networks"])
+    checkpoint.load_module(
+        "networks",
+        agent.networks,
+        content["agent"]["networks"],
+        content.get("config"),
+        dataclasses.asdict(config),
+    )
     agent.gate.load_state_dict(content["agent"]["gate"])
     metrics, rows = evaluate(agent)
     report = {

@@ -3,7 +3,7 @@
 step        one step of one env with all its agents; one sample of the low level
 lock-step   one step of all envs at once
 round       `batch_size` samples, collected by one version of the policy
-segment     what lies between two decisions of the coordinator in one env; one sample of the high level
+segment     from one decision of the coordinator to the next, in one env; a high-level sample
 update      the networks learn from the round (the coordinator when it holds enough segments)
 episode     from a reset of one env to its termination or truncation
 """
@@ -111,7 +111,7 @@ class Trainer:
                 self._save(agent.env_steps)
 
     def _crossed(self, interval: int, steps: int) -> bool:
-        """Whether the last `steps` env steps passed or reached a multiple of `interval` (0: never)."""
+        """Whether the last `steps` env steps reached a multiple of `interval` (0: never)."""
         now = self.agent.env_steps
         return interval > 0 and now // interval > (now - steps) // interval
 

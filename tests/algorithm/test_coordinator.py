@@ -321,7 +321,7 @@ def results(*, garbage: bool, obey: bool = True) -> tuple[dict[str, float], list
         batch.target[dead] -= 7
         batch.value[dead] += 3
     metrics = player.agent.coordinator.update(batch)
-    return metrics, list(player.agent.networks["coordinator"].parameters())
+    return metrics, list(player.agent.networks.coordinator.parameters())
 
 
 def test_dead_agents_tokens_change_nothing(float64: None) -> None:
@@ -376,11 +376,11 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(
 ) -> None:
     player = Player(NOW, Counter(4))
     batch, _ = updated(player, monkeypatch)
-    before = [x.detach().clone() for x in player.agent.networks["coordinator"].parameters()]
+    before = [x.detach().clone() for x in player.agent.networks.coordinator.parameters()]
     batch.advantage[0, 0] = float("nan")
     with pytest.raises(TrainingError, match="coordinator's loss"):
         player.agent.coordinator.update(batch)
-    for a, b in zip(before, player.agent.networks["coordinator"].parameters(), strict=True):
+    for a, b in zip(before, player.agent.networks.coordinator.parameters(), strict=True):
         assert torch.equal(a, b)
 
 
@@ -398,7 +398,7 @@ def test_update_makes_good_choices_likelier(float64: None) -> None:
         advantage[:, 0] = sign * (2 * good - 1)
         agent.coordinator.update(batch._replace(advantage=advantage))
         with torch.no_grad():
-            after = agent.networks["coordinator"].evaluate(
+            after = agent.networks.coordinator.evaluate(
                 batch.state, batch.obs, batch.team_skill, batch.agent_skills
             )
         gain = (after.logp - batch.logp)[:, 0]

@@ -39,14 +39,14 @@ def replay_error(player: Player) -> float:
     rollout = agent.low_storage.rollout(agent.policy_version)
     clock = agent.team.clock
     tail = RoundTail(agent.critic_hidden, clock.team_skill, clock.agent_skills, agent.team.restart)
-    passed = critic_pass(agent.networks["critic"], rollout, tail)
+    passed = critic_pass(agent.networks.critic, rollout, tail)
     reward = rollout.reward.unsqueeze(-1).expand_as(rollout.logp)
     batch, _ = agent.discoverer.prepare(rollout, reward, passed)
     with torch.no_grad():
-        output, _ = agent.networks["actor"](
+        output, _ = agent.networks.actor(
             batch.obs, batch.skill, batch.hidden, batch.keep, batch.action_mask
         )
-        logp = agent.networks["actor"].log_prob(output, batch.action)
+        logp = agent.networks.actor.log_prob(output, batch.action)
     assert logp.std() > 1e-3, "the actor must not be uniform, or nothing would show"
     return float(((logp - batch.logp).exp() - 1).abs().max())
 
@@ -140,7 +140,7 @@ def test_to_chunks_by_hand() -> None:
 def test_critic_replays_in_chunks_what_it_passed_in_one(chunk: int, float64: None) -> None:
     player = Player(replace(SMALL, chunk_length=chunk), ENVS["ends anywhere"]())
     batch, passed = critic_batch(player)
-    critic = player.agent.networks["critic"]
+    critic = player.agent.networks.critic
     with torch.no_grad():
         value, _ = critic(
             batch.state, batch.team_skill, batch.agent_skills, batch.hidden, batch.keep
@@ -172,7 +172,7 @@ def critic_batch(player: Player) -> tuple[CriticBatch, CriticPass]:
         agent.team.clock.agent_skills,
         agent.team.restart,
     )
-    passed = critic_pass(agent.networks["critic"], rollout, tail)
+    passed = critic_pass(agent.networks.critic, rollout, tail)
     reward = rollout.reward.unsqueeze(-1).expand_as(rollout.logp)
     return agent.discoverer.prepare(rollout, reward, passed)[1], passed
 
@@ -381,7 +381,7 @@ def by_hand(critic: SkillCritic, rollout: LowRollout, tail: RoundTail, t: int, e
 def test_bootstraps_step_by_step(head: str, restarts: bool, float64: None) -> None:
     """Truncations take V(final state) under the old skill, the tail V under the next skill."""
     player = Player(replace(SMALL, critic_head=head), Counter(4))
-    critic = player.agent.networks["critic"]
+    critic = player.agent.networks.critic
     rollout, _, _ = synthetic_round()
     rollout.truncated[-1, 0] = True  # a truncation in the round's last step is not a tail
     rollout.terminated[-1, 0] = False
@@ -416,14 +416,14 @@ def test_hidden_states_lie_before_their_step(float64: None) -> None:
     rollout, _, _ = synthetic_round()
     still = torch.zeros(4, dtype=torch.bool)
     tail = RoundTail(torch.randn(4, 8), rollout.team_skill[-1], rollout.agent_skills[-1], still)
-    passed = critic_pass(player.agent.networks["critic"], rollout, tail)
+    passed = critic_pass(player.agent.networks.critic, rollout, tail)
     assert torch.equal(passed.hidden[0], tail.critic_hidden)
     for t in range(12):
         following = passed.hidden[t + 1] if t < 11 else passed.last_hidden
         keep = (~rollout.restart[t : t + 1]).double()
         skills = rollout.team_skill[t : t + 1], rollout.agent_skills[t : t + 1]
         with torch.no_grad():
-            value, states = player.agent.networks["critic"](
+            value, states = player.agent.networks.critic(
                 rollout.state[t : t + 1], *skills, passed.hidden[t], keep
             )
         torch.testing.assert_close(states[0], following, rtol=0, atol=1e-12)
@@ -510,9 +510,9 @@ def learned_values(*, terminates: bool, confuse: bool) -> np.ndarray:
     tail = RoundTail(agent.critic_hidden, clock.team_skill, clock.agent_skills, agent.team.restart)
     reward = rollout.reward.unsqueeze(-1).expand_as(rollout.logp)
     for _ in range(40):
-        passed = critic_pass(agent.networks["critic"], rollout, tail)
+        passed = critic_pass(agent.networks.critic, rollout, tail)
         agent.discoverer.update(*agent.discoverer.prepare(rollout, reward, passed))
-    value = critic_pass(agent.networks["critic"], rollout, tail).value
+    value = critic_pass(agent.networks.critic, rollout, tail).value
     real = agent.discoverer.normalizer.denormalize(value).mean(-1)  # [T, E]
     time = (rollout.state[..., 1] * HORIZON).round().long()
     return np.array([float(real[time == t].mean()) for t in range(HORIZON)])

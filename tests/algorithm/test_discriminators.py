@@ -226,7 +226,7 @@ def updated_on_dead(*, garbage: bool, obey: bool = True) -> tuple[dict[str, floa
     if not obey:
         rollout = rollout._replace(alive=None)
     metrics = player.agent.discriminators.update(rollout, generator(1))
-    return metrics, list(player.agent.networks["individual_discriminator"].parameters())
+    return metrics, list(player.agent.networks.individual_discriminator.parameters())
 
 
 def test_dead_agents_teach_nothing(float64: None) -> None:
@@ -249,8 +249,8 @@ def test_a_bad_observation_stops_before_the_step() -> None:
     player = Player(SMALL, Counter(4))
     rollout = full_round(player)
     rollout.next_state[...] = float("nan")
-    before = [x.detach().clone() for x in player.agent.networks["team_discriminator"].parameters()]
+    before = [x.detach().clone() for x in player.agent.networks.team_discriminator.parameters()]
     with pytest.raises(TrainingError, match="team discriminator's loss is nan"):
         player.agent.discriminators.update(rollout, generator())
-    after = player.agent.networks["team_discriminator"].parameters()
+    after = player.agent.networks.team_discriminator.parameters()
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))

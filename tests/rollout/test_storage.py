@@ -10,7 +10,7 @@ import torch
 from hmasd.rollout.storage import RoundStorage, StorageError
 from hmasd.types import Acting, TensorView
 
-T, E, N, O, S, D, L = 4, 3, 2, 5, 6, 7, 2
+T, E, N, O, S, D, L = 4, 3, 2, 5, 6, 7, 2  # noqa: E741
 
 
 def row(step: int, version: int = 0, **view: Any) -> tuple[TensorView, Acting, dict]:

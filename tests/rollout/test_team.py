@@ -169,7 +169,7 @@ def replayed_logp(agent: HMASDAgent, rollout: LowRollout) -> torch.Tensor:
     """Log-probabilities of a round's actions, from its first hidden state on."""
     steps, envs, agents = rollout.logp.shape
     keep = (~rollout.restart).float().unsqueeze(-1).expand(steps, envs, agents)
-    actor = agent.networks["actor"]
+    actor = agent.networks.actor
     with torch.no_grad():
         output, _ = actor(
             rollout.obs.flatten(1, 2),
@@ -229,8 +229,8 @@ def test_greedy_play_draws_nothing_and_takes_the_most_likely(config: Config) -> 
     agent, _, view = make_agent(config)
     team = Team(
         config,
-        agent.networks["coordinator"],
-        agent.networks["actor"],
+        agent.networks.coordinator,
+        agent.networks.actor,
         (3, 2),
         Generators(None, None),
     )
@@ -241,7 +241,7 @@ def test_greedy_play_draws_nothing_and_takes_the_most_likely(config: Config) -> 
     acted = team.act(seen)
     assert torch.equal(torch.get_rng_state(), before)
     for choice in range(3):
-        other = agent.networks["actor"](
+        other = agent.networks.actor(
             seen.obs.flatten(0, 1).unsqueeze(0),
             decision.agent_skills.flatten().unsqueeze(0),
             torch.zeros(6, config.hidden_size),
