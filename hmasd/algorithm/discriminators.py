@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hmasd.algorithm import losses
 from hmasd.algorithm.optimization import Learner, Means
@@ -103,26 +103,35 @@ class Discriminators:
 
     def _step(self, pairs: dict[str, Tensor], means: Means) -> None:
         skills = pairs["team_skill"].unsqueeze(-1).expand_as(pairs["agent_skills"])
-        alive = pairs.get("alive")
-        weight = None if alive is None else alive.to(pairs["obs"].dtype)
-        team_logits = self.team(pairs["state"])
-        logits = self.individual(pairs["obs"], skills)
+        weight = pairs["alive"].to(pairs["obs"].dtype) if "alive" in pairs else None
+        team_logits, team_roughness = self._score(self.team, pairs, "state", ())
+        logits, roughness = self._score(self.individual, pairs, "obs", (skills,), weight)
         team = losses.skill_loss(team_logits.log_softmax(-1), pairs["team_skill"])
         individual = losses.skill_loss(logits.log_softmax(-1), pairs["agent_skills"], weight)
-        team_loss, individual_loss = team.loss, individual.loss
-        if self.config.discriminator_smoothness:
-            limit = self.config.discriminator_smoothness
-            before = self.team(pairs["state_before"])
-            team_loss = team_loss + losses.smoothness_penalty(before, team_logits, limit)
-            before = self.individual(pairs["obs_before"], skills)
-            individual_loss = individual_loss + losses.smoothness_penalty(
-                before, logits, limit, weight
-            )
         means.add(
             team_loss=team.loss,
             team_accuracy=team.accuracy,
-            team_grad_norm=self.team_learner.step(team_loss),
+            team_roughness=team_roughness,
+            team_grad_norm=self.team_learner.step(team.loss + team_roughness),
             individual_loss=individual.loss,
             individual_accuracy=individual.accuracy,
-            individual_grad_norm=self.individual_learner.step(individual_loss),
+            individual_roughness=roughness,
+            individual_grad_norm=self.individual_learner.step(individual.loss + roughness),
         )
+
+    def _score(
+        self,
+        network: nn.Module,
+        pairs: dict[str, Tensor],
+        seen: str,
+        context: tuple[Tensor, ...],
+        weight: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Logits of what a step reached, and the penalty on how much the step changed them."""
+        limit = self.config.discriminator_smoothness
+        if limit == 0:
+            logits = network(pairs[seen], *context)
+            return logits, logits.new_zeros(())
+        both = torch.stack([pairs[f"{seen}_before"], pairs[seen]])
+        before, logits = network(both, *(x.expand(2, *x.shape) for x in context))
+        return logits, losses.smoothness_penalty(before, logits, limit, weight)

@@ -14,7 +14,11 @@ class TrainingError(RuntimeError):
 
 
 class Learner:
-    """A network with its Adam, clipped and guarded against losses that are not finite."""
+    """A network with its Adam, clipped and guarded against losses that are not finite.
+
+    The parameters become views of one flat tensor, and so do their gradients: clipping and Adam are
+    then a few operations on one tensor instead of a few on each of dozens of small ones.
+    """
 
     def __init__(
         self, name: str, network: nn.Module, *, learning_rate: float, eps: float, max_norm: float
@@ -22,7 +26,8 @@ class Learner:
         self.name = name
         self.network = network
         self.max_norm = max_norm
-        self.adam = torch.optim.Adam(network.parameters(), lr=learning_rate, eps=eps, fused=True)
+        self.flat = _flatten(network)
+        self.adam = torch.optim.Adam([self.flat], lr=learning_rate, eps=eps, fused=True)
 
     def step(self, loss: Tensor) -> Tensor:
         """Backward, clip, step; returns the gradient's norm before clipping.
@@ -30,25 +35,25 @@ class Learner:
         Raises:
             TrainingError: the loss or its gradient is not finite; no parameter has been changed.
         """
-        self.adam.zero_grad(set_to_none=True)
+        gradient = self.flat.grad
+        assert gradient is not None, "made with the flat parameters"
+        gradient.zero_()
         if not torch.isfinite(loss):
-            raise TrainingError(self._diverged("loss", float(loss.detach())))
+            raise TrainingError(self._diverged("loss", loss.item()))
         loss.backward()
-        norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.max_norm)
+        norm = torch.linalg.vector_norm(gradient)
         if not torch.isfinite(norm):
-            raise TrainingError(self._diverged("gradient norm", float(norm)))
+            raise TrainingError(self._diverged("gradient norm", norm.item()))
+        gradient.mul_((self.max_norm / (norm + 1e-6)).clamp(max=1.0))
         self.adam.step()
         return norm
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over Adam's moments; step size and epsilon stay those of this configuration."""
-        settings = [{k: v for k, v in group.items() if k != "params"} for group in self._groups()]
+        (group,) = self.adam.param_groups
+        settings = {name: value for name, value in group.items() if name != "params"}
         self.adam.load_state_dict(state)
-        for group, own in zip(self._groups(), settings, strict=True):
-            group.update(own)
-
-    def _groups(self) -> list[dict[str, Any]]:
-        return self.adam.param_groups
+        self.adam.param_groups[0].update(settings)
 
     def _diverged(self, what: str, value: float) -> str:
         return (
@@ -56,6 +61,19 @@ class Learner:
             "and checkpoints are untouched. Lower --learning-rate, or look at the last metrics "
             "in runs/ for the reward or observation that grew."
         )
+
+
+def _flatten(network: nn.Module) -> nn.Parameter:
+    """Move a network's parameters and gradients into one tensor each, of which they are views."""
+    parameters = list(network.parameters())
+    flat = nn.Parameter(torch.cat([parameter.detach().flatten() for parameter in parameters]))
+    flat.grad = torch.zeros_like(flat)
+    sizes = [parameter.numel() for parameter in parameters]
+    pieces = zip(flat.detach().split(sizes), flat.grad.split(sizes), strict=True)
+    for parameter, (value, gradient) in zip(parameters, pieces, strict=True):
+        parameter.data = value.view_as(parameter)
+        parameter.grad = gradient.view_as(parameter)
+    return flat
 
 
 class Means:

@@ -30,6 +30,7 @@ from hmasd.telemetry.run_folder import make_run_folder, open_run_folder
 from hmasd.telemetry.timers import Timers
 from hmasd.telemetry.writers import MetricsLog
 from hmasd.training.evaluation import evaluate
+from hmasd.training.memory import keep_freed_memory
 from hmasd.training.signals import StopRequest
 from hmasd.types import EnvView
 
@@ -39,6 +40,7 @@ logger = logging.getLogger(__name__)
 def train(config: Config) -> int:
     """Train from the start, or from --model-path; returns the exit code."""
     torch.set_num_threads(config.threads)
+    keep_freed_memory()
     return Trainer(config).run()
 
 
