@@ -36,6 +36,8 @@ SHAPE_SETTINGS = (
     "coordinator_heads",
 )
 """The settings that decide which parameters there are and how large."""
+ROUND_SETTINGS = ("env", "num_envs", "batch_size", "chunk_length", "discriminator_rounds")
+"""The settings that decide what else a checkpoint holds: envs, a started round, stored pairs."""
 
 _NAME = re.compile(rf"{STEM}_(\d+|final)\.pth")
 _SEAL = b"hmasd-sha256:"

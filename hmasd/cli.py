@@ -161,19 +161,22 @@ def _stored(path: Path, preset: str | None, stored: Callable[[Path], Mapping[str
 
 
 def _refuse_other_shapes(old: Config, new: Config) -> None:
-    """A checkpoint fits only networks of its own shape.
+    """A checkpoint fits networks of its own shape and, to train on, a round of its own shape.
 
     Raises:
         ConfigError: A setting was given that changes them.
     """
-    from hmasd.checkpoint import SHAPE_SETTINGS
+    from hmasd.checkpoint import ROUND_SETTINGS, SHAPE_SETTINGS
 
-    different = differing(old, new, tuple(name for name in SHAPE_SETTINGS if name != "env"))
-    if different:
-        raise ConfigError(
-            f"{new.model_path} holds networks of another shape ({'; '.join(different)}): leave "
-            "these settings out, or start without --model-path"
-        )
+    networks = tuple(name for name in SHAPE_SETTINGS if name != "env")
+    held = [("networks", networks)] + ([] if new.eval_only else [("a round", ROUND_SETTINGS)])
+    for what, names in held:
+        different = differing(old, new, names)
+        if different:
+            raise ConfigError(
+                f"{new.model_path} holds {what} of another shape ({'; '.join(different)}): leave "
+                "these settings out, or start without --model-path"
+            )
 
 
 def _parse(argv: Sequence[str], base: Config) -> Config:

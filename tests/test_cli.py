@@ -81,6 +81,18 @@ def test_a_checkpoint_refuses_a_preset_another_shape_and_config_1s_model_path(fo
         cli.load_config([])
 
 
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [("num-envs", "16"), ("batch-size", "2048"), ("chunk-length", "4"), ("env", "other")],
+)
+def test_training_on_keeps_the_shape_of_the_round_but_evaluation_may_change_it(folder, flag, value):
+    """A started round, stored pairs and envs of another shape would fail deep inside training."""
+    argv = ["--model-path", "m.pth", f"--{flag}", value]
+    with pytest.raises(ConfigError, match="a round of another shape"):
+        cli.load_config(argv, lambda _: {})
+    assert cli.load_config([*argv, "--eval-only"], lambda _: {}).eval_only
+
+
 def test_a_missing_checkpoint_is_bad_input(folder, capsys):
     assert cli.main(["--eval-only", "--model-path", "models/none.pth"]) == 2
     assert "models/none.pth" in capsys.readouterr().err
