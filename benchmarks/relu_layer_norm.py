@@ -21,13 +21,14 @@ from hmasd.kernels.relu_layer_norm import (
     relu_layer_norm,
     relu_layer_norm_eager,
 )
+from hmasd.training.memory import keep_freed_memory
 
 SHAPES = [(4096, 64), (1024, 64), (640, 64), (4096, 100), (4096, 11), (32, 64)]
 PAIRS = {
     "relu + norm": (relu_layer_norm_eager, relu_layer_norm),
     "norm": (layer_norm_eager, layer_norm),
 }
-ROUNDS, CALLS = 40, 5
+ROUNDS = 60
 
 
 def measure(shape: tuple[int, int], pair: str) -> list[tuple[float, float]]:
@@ -39,12 +40,11 @@ def measure(shape: tuple[int, int], pair: str) -> list[tuple[float, float]]:
     for _ in range(ROUNDS):
         for function, (forward, backward) in zip(PAIRS[pair], times, strict=True):
             start = time.thread_time()
-            outputs = [function(x, *weights) for _ in range(CALLS)]
+            out = function(x, *weights)
             middle = time.thread_time()
-            for out in outputs:
-                torch.autograd.grad(out, [x, *weights], upstream)
-            forward.append(1e3 * (middle - start) / CALLS)
-            backward.append(1e3 * (time.thread_time() - middle) / CALLS)
+            torch.autograd.grad(out, [x, *weights], upstream)
+            forward.append(1e3 * (middle - start))
+            backward.append(1e3 * (time.thread_time() - middle))
     return [
         (statistics.median(forward), statistics.median(backward)) for forward, backward in times
     ]
@@ -52,6 +52,7 @@ def measure(shape: tuple[int, int], pair: str) -> list[tuple[float, float]]:
 
 def main() -> None:
     """Print one line per operation and shape."""
+    keep_freed_memory()  # as in training
     torch.manual_seed(0)
     torch.set_num_threads(1)
     relu_layer_norm(torch.zeros(1, 1), torch.zeros(1), torch.zeros(1))

@@ -17,6 +17,7 @@ from hmasd.modules import distributions
 from hmasd.modules.attention import DecoderBlock, EncoderBlock
 from hmasd.modules.distributions import one_hot
 from hmasd.modules.init import RELU_GAIN, SMALL_GAIN, orthogonal
+from hmasd.modules.layer_norm import LayerNorm
 from hmasd.modules.mlp import MLP
 from hmasd.modules.normalization import ValueNormalizer
 from hmasd.modules.recurrent import GRU
@@ -180,7 +181,7 @@ class SkillConditionedGRU(nn.Module):
         first, last = (num_skills, 0) if self.skill_at_input else (0, num_skills)
         self.mlp = MLP(input_size + first, hidden_size)
         self.gru = GRU(hidden_size, hidden_size)
-        self.norm = nn.LayerNorm(hidden_size)
+        self.norm = LayerNorm(hidden_size)
         self.head = orthogonal(nn.Linear(hidden_size + last, num_outputs), gains[0])
         if last:
             nn.init.orthogonal_(self.head.weight[:, hidden_size:], gains[1])

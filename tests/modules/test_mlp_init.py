@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from hmasd.modules.init import RELU_GAIN, SMALL_GAIN, orthogonal
+from hmasd.modules.layer_norm import LayerNorm, ReLULayerNorm
 from hmasd.modules.mlp import MLP
 
 
@@ -23,8 +24,20 @@ def test_orthogonal_scales_by_the_gain(gain: float, shape: tuple[int, int], floa
 
 def test_mlp_layers_in_order() -> None:
     kinds = [type(layer) for layer in MLP(4, 8, num_layers=2).layers]
-    block = [nn.Linear, nn.ReLU, nn.LayerNorm]
-    assert kinds == [nn.LayerNorm, *block, *block]
+    block = [nn.Linear, nn.Identity, ReLULayerNorm]
+    assert kinds == [LayerNorm, *block, *block]
+
+
+def test_mlp_loads_and_equals_plain_torch() -> None:
+    """Its parameters have the names that separate ReLU and LayerNorm modules give them."""
+    block = [nn.Linear(4, 8), nn.ReLU(), nn.LayerNorm(8)]
+    plain = nn.Sequential(nn.LayerNorm(4), *block, nn.Linear(8, 8), nn.ReLU(), nn.LayerNorm(8))
+    for parameter in plain.parameters():
+        nn.init.normal_(parameter)
+    mlp, inputs = MLP(4, 8), torch.randn(5, 4)
+    assert (mlp(inputs) - plain(inputs)).abs().max() > 1e-2  # control: other parameters
+    mlp.layers.load_state_dict(plain.state_dict())
+    torch.testing.assert_close(mlp(inputs), plain(inputs), atol=1e-5, rtol=1e-5)
 
 
 def test_mlp_maps_the_last_axis_of_any_shape() -> None:
