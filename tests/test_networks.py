@@ -376,6 +376,6 @@ def test_networks_see_agent_numbers_only_where_asked() -> None:
     for name in ("actor", "coordinator", "individual_discriminator"):
         wide = sum(x.numel() for x in getattr(told, name).parameters())
         assert wide > sum(x.numel() for x in getattr(plain, name).parameters())
-    assert sum(x.numel() for x in told["critic"].parameters()) == sum(
-        x.numel() for x in plain["critic"].parameters()
+    assert sum(x.numel() for x in told.critic.parameters()) == sum(
+        x.numel() for x in plain.critic.parameters()
     )
