@@ -12,7 +12,7 @@ train: install
 	$(RUN)/python train_sync_enhanced.py $(ARGS)
 
 test: install
-	$(RUN)/python -m pytest $(ARGS)
+	$(RUN)/python -m pytest -n 2 $(ARGS)
 
 test-slow: install
 	$(RUN)/python -m pytest -m slow $(ARGS)

@@ -14,6 +14,7 @@ from hmasd.algorithm.coordinator import Coordinator
 from hmasd.algorithm.discoverer import Discoverer, RoundTail, critic_pass
 from hmasd.algorithm.discriminators import Discriminators
 from hmasd.algorithm.intrinsic import chance_offset, mix_rewards
+from hmasd.algorithm.returns import weighted_mean
 from hmasd.algorithm.skill_usage import usage
 from hmasd.config import Config
 from hmasd.envs.base import BatchedEnv
@@ -233,7 +234,7 @@ class HMASDAgent:
         )
         passed = critic_pass(self.networks.critic, rollout, tail)
         parts = self._intrinsic_rewards(rollout)
-        metrics |= {f"reward/{name}": float(part.mean()) for name, part in _named_parts(parts)}
+        metrics |= _reward_metrics(parts, rollout.alive)
         if coordinator_due:
             metrics |= self._update_coordinator(self._next_view)
         metrics |= self.discoverer.update(*self.discoverer.prepare(rollout, parts.mixed, passed))
@@ -245,11 +246,14 @@ class HMASDAgent:
     def _intrinsic_rewards(self, rollout: LowRollout) -> RewardParts:
         config = self.config
         team_logp, individual_logp = self.discriminators.log_probs(rollout)
-        offset = config.intrinsic_offset
+        team_logp += chance_offset(config.intrinsic_offset, config.num_team_skills)
+        individual_logp += chance_offset(config.intrinsic_offset, config.num_agent_skills)
+        if rollout.alive is not None:  # what a dead agent sees tells nothing of its skill
+            individual_logp *= rollout.alive
         return mix_rewards(
             rollout.reward,
-            team_logp + chance_offset(offset, config.num_team_skills),
-            individual_logp + chance_offset(offset, config.num_agent_skills),
+            team_logp,
+            individual_logp,
             extrinsic_coef=config.extrinsic_coef,
             team_coef=config.team_coef,
             individual_coef=config.individual_coef,
@@ -282,7 +286,13 @@ class HMASDAgent:
             "sync/policy_lag": float((self.policy_version - versions).max()),
             "sync/coordinator_version": float(self.coordinator_version),
             **usage(rollout.team_skill, config.num_team_skills, "skill/team"),
-            **usage(rollout.agent_skills, config.num_agent_skills, "skill/agent"),
+            **usage(
+                rollout.agent_skills
+                if rollout.alive is None
+                else rollout.agent_skills[rollout.alive],
+                config.num_agent_skills,
+                "skill/agent",
+            ),
         }
 
     # --- saving -------------------------------------------------------------------------------
@@ -345,6 +355,11 @@ class HMASDAgent:
         return content
 
 
-def _named_parts(parts: RewardParts) -> list[tuple[str, Tensor]]:
-    """The parts of the discoverer's reward that metrics show."""
-    return [(name, getattr(parts, name)) for name in ("extrinsic", "team", "individual")]
+def _reward_metrics(parts: RewardParts, alive: Tensor | None) -> dict[str, float]:
+    """Mean of each part of the discoverer's reward; dead agents count in none."""
+    weight = None if alive is None else alive.to(parts.individual.dtype)
+    return {
+        "reward/extrinsic": float(parts.extrinsic.mean()),
+        "reward/team": float(parts.team.mean()),
+        "reward/individual": float(weighted_mean(parts.individual, weight)),
+    }

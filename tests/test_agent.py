@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from hmasd.agent import HMASDAgent
+from hmasd.agent import HMASDAgent, _reward_metrics
 from hmasd.algorithm.optimization import Learner, TrainingError
 from hmasd.checkpoint import CheckpointError
 from hmasd.config import Config
 from hmasd.rollout.storage import StorageError
 from hmasd.sync import SyncError
+from tests.helpers.envs import MaskedAgents
+from tests.helpers.rounds import SMALL, Player
 from tests.helpers.runs import (
     differences,
     is_finite,
@@ -298,3 +300,28 @@ def test_making_an_agent_leaves_the_global_generator_alone(config: Config) -> No
     agent, env, view = make_agent(config)
     play_rounds(agent, env, view, 2)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_dead_agents_count_in_no_metric_and_earn_no_individual_reward() -> None:
+    """What is stored of dead agents is spoiled: no number that the round reports may change."""
+
+    def reported(spoil: bool, who: str) -> tuple[dict[str, float], torch.Tensor]:
+        player = Player(SMALL, MaskedAgents(SMALL.num_envs))
+        player.collect()
+        agent = player.agent
+        rollout = agent.low_storage.rollout(agent.policy_version)
+        assert rollout.alive is not None
+        assert not rollout.alive.all(), "the case needs a death"
+        spoiled = ~rollout.alive if who == "dead" else rollout.alive
+        if spoil:
+            rollout.agent_skills[spoiled] = (rollout.agent_skills[spoiled] + 1) % 3
+            rollout.next_obs[spoiled] = 9.0
+        parts = agent._intrinsic_rewards(rollout)
+        usage = agent._round_metrics(rollout)
+        shares = {name: value for name, value in usage.items() if "agent_usage" in name}
+        return shares | _reward_metrics(parts, rollout.alive), parts.individual[~rollout.alive]
+
+    plain, dead_reward = reported(False, "dead")
+    assert reported(True, "dead")[0] == plain
+    assert (dead_reward == 0).all()
+    assert reported(True, "living")[0] != plain, "control: spoiled living agents show"
