@@ -224,19 +224,18 @@ class HMASDAgent:
         """Update the networks on the full round and empty the storages that were used."""
         assert self._next_view is not None, "a full round has a last step"
         rollout = self.low_storage.rollout(self.policy_version)
-        coordinator_due = self.high_storage.num_closed >= self.config.high_level_batch_size
-        if not coordinator_due:
-            self._decide_where_due(self._next_view)
         metrics = self._round_metrics(rollout)
+        parts = self._intrinsic_rewards(rollout)
+        metrics |= _reward_metrics(parts, rollout.alive)
+        if self.high_storage.num_closed >= self.config.high_level_batch_size:
+            metrics |= self._update_coordinator(self._next_view)
+        # The round's last values are those under the skills of the next step, drawn here once.
+        self._decide_where_due(self._next_view)
         clock = self.team.clock
         tail = RoundTail(
             self.critic_hidden, clock.team_skill, clock.agent_skills, self.team.restart
         )
         passed = critic_pass(self.networks.critic, rollout, tail)
-        parts = self._intrinsic_rewards(rollout)
-        metrics |= _reward_metrics(parts, rollout.alive)
-        if coordinator_due:
-            metrics |= self._update_coordinator(self._next_view)
         metrics |= self.discoverer.update(*self.discoverer.prepare(rollout, parts.mixed, passed))
         metrics |= self.discriminators.update(rollout, self.generators["shuffle"])
         self.critic_hidden = passed.last_hidden
@@ -333,11 +332,12 @@ class HMASDAgent:
         self.coordinator_version = state["coordinator_version"]
         self.env_steps = state["env_steps"]
         self.team.load_state_dict(state["team"])
-        self.critic_hidden = state["critic_hidden"].to(self.device)
-        self.low_storage.load_state_dict(state["low_storage"])
-        self.high_storage.load_state_dict(state["high_storage"])
-        self.discriminators.history.load_state_dict(state["discriminator_pairs"])
-        view = state["next_view"]
+        memory = _on_device(state, self.device)
+        self.critic_hidden = memory["critic_hidden"]
+        self.low_storage.load_state_dict(memory["low_storage"])
+        self.high_storage.load_state_dict(memory["high_storage"])
+        self.discriminators.history.load_state_dict(memory["discriminator_pairs"])
+        view = memory["next_view"]
         self._next_view = None if view is None else TensorView(**view)
 
     def save_model(self, path: Path | str, **more: Any) -> None:
@@ -363,3 +363,11 @@ def _reward_metrics(parts: RewardParts, alive: Tensor | None) -> dict[str, float
         "reward/team": float(parts.team.mean()),
         "reward/individual": float(weighted_mean(parts.individual, weight)),
     }
+
+
+def _on_device(state: Any, device: torch.device) -> Any:
+    """What a checkpoint holds of the round, with its tensors where training goes on."""
+    names = ("critic_hidden", "low_storage", "high_storage", "discriminator_pairs", "next_view")
+    return torch.utils._pytree.tree_map_only(
+        Tensor, lambda x: x.to(device), {name: state[name] for name in names}
+    )

@@ -36,7 +36,14 @@ SHAPE_SETTINGS = (
     "coordinator_heads",
 )
 """The settings that decide which parameters there are and how large."""
-ROUND_SETTINGS = ("env", "num_envs", "batch_size", "chunk_length", "discriminator_rounds")
+ROUND_SETTINGS = (
+    "env",
+    "num_envs",
+    "episode_length",
+    "batch_size",
+    "chunk_length",
+    "discriminator_rounds",
+)
 """The settings that decide what else a checkpoint holds: envs, a started round, stored pairs."""
 
 _NAME = re.compile(rf"{STEM}_(\d+|final)\.pth")

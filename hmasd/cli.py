@@ -21,6 +21,7 @@ from hmasd.validation import describe, differing, validate
 CONFIG_FILE = "config_1.py"
 EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 130
 _HELP = ("-h", "--help")
 
 logger = logging.getLogger(__name__)
@@ -209,7 +210,7 @@ def _description(argv: Sequence[str]) -> str:
             f"Presets: {', '.join(PRESETS)}",
             "",
             "Exit codes: 0 done; 1 training failed; 2 bad input, nothing was run;",
-            "130 stopped by SIGINT after saving; 143 stopped by SIGTERM after saving.",
+            "after saving: 130 stopped by SIGINT, 143 by SIGTERM, 129 by SIGHUP (terminal closed).",
         )
     )
 
@@ -227,6 +228,9 @@ def _run(config: Config) -> int:
         from hmasd.training.loop import train
 
         return train(config)
+    except KeyboardInterrupt:
+        print("stopped; nothing more was saved", file=sys.stderr)
+        return EXIT_INTERRUPTED
     except Exception as error:
         if logging.getLogger("hmasd").handlers:
             logger.debug("the traceback of the error", exc_info=True)

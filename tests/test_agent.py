@@ -190,7 +190,9 @@ def check_two_clocks(config: Config) -> list[int]:
         assert changed == was_due == (agent.coordinator_version == version + 1)
         if changed:
             updated.append(number)
-            assert agent.team.clock.due.all()
+            assert (agent.team.clock.age == 0).all()
+            decided_by = agent.high_storage.state_dict()["open"]["coordinator_version"]
+            assert (decided_by == agent.coordinator_version).all()
             assert agent.high_storage.num_closed == 0
             assert agent.high_storage._open["length"].sum() == 0
         else:

@@ -64,7 +64,7 @@ class Coordinator:
             agent_skills=segments.agent_skills,
             logp=segments.logp,
             advantage=standardize(advantage, weight, floor),
-            value=self.normalizer.normalize(real_value),
+            value=value,
             target=self.normalizer.normalize(target),
             weight=weight,
         )

@@ -106,7 +106,7 @@ class Discoverer:
         self.normalizer.update(target, weight)
         advantage = standardize(advantage, weight)
         actor_batch = self._actor_batch(rollout, advantage, weight)
-        return actor_batch, self._critic_batch(rollout, value, target, passed, weight)
+        return actor_batch, self._critic_batch(rollout, target, passed, weight)
 
     def _actor_batch(
         self, rollout: LowRollout, advantage: Tensor, weight: Tensor | None
@@ -132,7 +132,6 @@ class Discoverer:
     def _critic_batch(
         self,
         rollout: LowRollout,
-        value: Tensor,
         target: Tensor,
         passed: CriticPass,
         weight: Tensor | None,
@@ -147,8 +146,8 @@ class Discoverer:
             team_skill=rows(rollout.team_skill),
             agent_skills=rows(rollout.agent_skills),
             hidden=passed.hidden[::chunk].flatten(0, 1),
-            keep=rows((~rollout.restart).to(value.dtype)),
-            value=self.normalizer.normalize(rows(value)),
+            keep=rows((~rollout.restart).to(target.dtype)),
+            value=rows(passed.value),
             target=self.normalizer.normalize(rows(target)),
             weight=None if weight is None else rows(weight),
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import sys
@@ -15,6 +16,8 @@ from typing import NamedTuple, TextIO
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
+
+_LOG = logging.getLogger(__name__)
 
 SPEED_WINDOW = 30.0  # seconds that speed and ETA look back
 LIVE_INTERVAL = 0.1  # seconds between two redraws
@@ -76,6 +79,7 @@ class Progress:
         self._marks: deque[tuple[float, int]] = deque([(clock(), start_steps)])
         self._shown_at = float("-inf")
         self._is_shown = True  # there is nothing yet to show
+        self._is_gone = False
         self._steps = start_steps
         self._update: int | None = None
         self._checkpoint: str | None = None
@@ -150,9 +154,18 @@ class Progress:
         )
 
     def _show(self) -> None:
-        """Writes the line."""
+        """Writes the line; a console that is gone (a closed pipe) must not end training."""
         self._shown_at = self._clock()
         self._is_shown = True
+        if self._is_gone:
+            return
+        try:
+            self._write()
+        except OSError as error:
+            self._is_gone = True
+            _LOG.warning("no progress line any more, the console is gone (%s)", error)
+
+    def _write(self) -> None:
         if self._live is None:
             self._stream.write(self.line().plain + "\n")
             self._stream.flush()

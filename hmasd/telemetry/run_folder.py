@@ -59,15 +59,17 @@ def make_run_folder(config: Config, now: datetime | None = None) -> Path:
             return folder
 
 
-def open_run_folder(config: Config, name: str) -> Path:
+def open_run_folder(config: Config, name: str, env_steps: int) -> Path:
     """Opens the folder of a run that goes on; makes it anew if it is gone.
 
     Args:
         config: The resolved configuration.
         name: Name of the run, as the checkpoint has it.
+        env_steps: Where it goes on.
 
     Returns:
-        The folder; the config.json and versions.json of the start are kept where they exist.
+        The folder; the config.json and versions.json of the start are kept where they exist, and
+        the settings from here on are in config_<env_steps>.json.
 
     Raises:
         RunFolderError: It cannot be written.
@@ -78,6 +80,7 @@ def open_run_folder(config: Config, name: str) -> Path:
     except OSError as error:
         raise _cannot_write(folder, error.strerror or str(error)) from error
     _describe(folder, config)
+    _write_new(folder / f"config_{env_steps}.json", dataclasses.asdict(config))
     return folder
 
 

@@ -61,7 +61,7 @@ class Trainer:
             self.run_dir = make_run_folder(config)
         else:
             content = self._restore(Path(config.model_path))
-            self.run_dir = open_run_folder(config, content["run_name"])
+            self.run_dir = open_run_folder(config, content["run_name"], self.agent.env_steps)
         set_up_logging(Path(config.output_dir), self.run_dir.name, config.log_level)
         logger.info("%s at %d env steps", self.run_dir.name, self.agent.env_steps)
         check_view(self.view, self.agent.env_steps // config.num_envs)

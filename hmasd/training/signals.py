@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM end training after the step in progress, not in its middle."""
+"""SIGINT, SIGTERM and SIGHUP end training after the step in progress, not in its middle."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ EXIT_OFFSET = 128  # shells' convention: exit code = 128 + signal number
 
 
 class StopRequest:
-    """Remembers the first SIGINT or SIGTERM while it is entered; a second one ends at once."""
+    """Remembers the first such signal while it is entered; a second one ends at once."""
 
-    SIGNALS = (signal.SIGINT, signal.SIGTERM)
+    SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
@@ -21,7 +21,7 @@ class StopRequest:
 
     @property
     def exit_code(self) -> int:
-        """0 if no signal came, else 128 + its number: 130 for SIGINT, 143 for SIGTERM."""
+        """0 if no signal came, else 128 + its number: SIGHUP 129, SIGINT 130, SIGTERM 143."""
         return 0 if self.signal is None else EXIT_OFFSET + self.signal
 
     def __enter__(self) -> StopRequest:

@@ -174,3 +174,18 @@ def test_a_log_that_cannot_be_written_keeps_the_old_one(tmp_path: Path) -> None:
         assert len(logger.handlers) == 2
     finally:
         close_logging()
+
+
+def test_a_console_that_is_gone_does_not_end_training(caplog: pytest.LogCaptureFixture) -> None:
+    """As in `train_sync_enhanced.py | head -1`: the pipe breaks at the second line."""
+
+    class Broken(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError("Broken pipe")
+
+    clock = Clock()
+    with Progress(100, stream=Broken(), clock=clock) as progress:
+        for steps in (1, 2, 3):
+            clock.now += 60
+            progress.update({}, steps)
+    assert sum("console is gone" in record.message for record in caplog.records) == 1

@@ -41,9 +41,10 @@ def test_no_git_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_run_that_goes_on_keeps_what_it_started_with(tmp_path: Path) -> None:
     folder = make_run_folder(Config(output_dir=str(tmp_path), total_steps=1), NOW)
     config = Config(output_dir=str(tmp_path), total_steps=2)
-    assert open_run_folder(config, folder.name) == folder
+    assert open_run_folder(config, folder.name, 64) == folder
     assert json.loads((folder / "config.json").read_text())["total_steps"] == 1
-    gone = open_run_folder(config, "gone")
+    assert json.loads((folder / "config_64.json").read_text())["total_steps"] == 2
+    gone = open_run_folder(config, "gone", 64)
     assert json.loads((gone / "config.json").read_text())["total_steps"] == 2
 
 
@@ -56,7 +57,7 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path, name: str) -> None:
         output = tmp_path
         (output / "runs").write_text("")
     config = Config(output_dir=str(output))
-    for attempt in (lambda: make_run_folder(config), lambda: open_run_folder(config, "a")):
+    for attempt in (lambda: make_run_folder(config), lambda: open_run_folder(config, "a", 64)):
         with pytest.raises(RunFolderError, match=r"cannot write .*runs.*--output-dir") as caught:
             attempt()
         assert str(output) in str(caught.value)
