@@ -224,7 +224,7 @@ def test_every_command_is_known(page, no_files, monkeypatch):
         "python benchmarks/env_speed.py --warp 9",
         "python -m hmasd.viz.films runs/x",
         "python -m hmasd.viz.curves runs/x --colour red",
-        "make trian",
+        "make teach",
         'make train ARGS="--total-step 5"',
         "make train SEED=3",
         "pip install -r requirements.txt",

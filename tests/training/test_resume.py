@@ -46,6 +46,9 @@ BEFORE = [Cut(n) for n in range(1, ROUNDS * STEPS + 1)]
 AFTER = [Cut(n, after_update=True) for n in range(STEPS, ROUNDS * STEPS, STEPS)]
 SOME = [Cut(11), Cut(16), Cut(20, after_update=True)]
 
+# Dozens of whole runs each: more than the limit for one test on a busy machine.
+pytestmark = pytest.mark.timeout(900)
+
 
 class Runs:
     """Uninterrupted and stopped runs, each made once."""
