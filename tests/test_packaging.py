@@ -21,6 +21,7 @@ FLOORS = {
             ("agent",),
             ("training",),
             ("cli",),
+            ("commands",),
         )
     )
     for name in names
