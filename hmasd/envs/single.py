@@ -27,7 +27,7 @@ class SingleStep(NamedTuple):
     reward: float  # the team's
     terminated: bool  # the task ended: what follows is worth 0
     truncated: bool  # the clock ended
-    success: bool  # the episode ended in this step and reached its goal
+    success: bool  # the goal is reached; counted only in the step that ends the episode
 
 
 class SingleEnv(Protocol):

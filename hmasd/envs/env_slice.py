@@ -1,0 +1,264 @@
+"""Some copies of a plain Python game that one process steps, one after the other, into arrays.
+
+All that goes in and out are rows of `BatchArrays`, so the same class serves all envs of a batch in
+this process, or a share of them in a worker with the arrays in shared memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from gymnasium.spaces import Box, Discrete, Space
+
+from hmasd.envs.single import SingleEnv, SingleStep, SingleView
+
+_SHOWN_ACTIONS = 3
+
+
+class EnvError(RuntimeError):
+    """An env raised, or returned what cannot be used; says env, seed, step and last actions."""
+
+
+class GameSizes(NamedTuple):
+    """What must be known of a game before arrays for many copies of it can be made."""
+
+    num_agents: int
+    obs_size: int
+    state_size: int
+    action_space: Space
+    has_mask: bool
+    has_alive: bool
+
+
+class BatchArrays(NamedTuple):
+    """One row per env: what the batch hands out, and its memory (seed, episode, clock, actions)."""
+
+    obs: np.ndarray  # [E, N, O] float32
+    state: np.ndarray  # [E, S] float32
+    action_mask: np.ndarray | None  # [E, N, A] bool
+    alive: np.ndarray | None  # [E, N] bool
+    reward: np.ndarray  # [E] float32
+    terminated: np.ndarray  # [E] bool
+    truncated: np.ndarray  # [E] bool
+    success: np.ndarray  # [E] bool
+    final_obs: np.ndarray  # [E, N, O] float32
+    final_state: np.ndarray  # [E, S] float32
+    action: np.ndarray  # [E, N] int64 or [E, N, A] float32: to be played next
+    seed: np.ndarray  # [E] uint64: what reset(seed) was given
+    episode: np.ndarray  # [E] int64: number of the env's episode since then
+    clock: np.ndarray  # [E] int64: steps played in it
+    played: np.ndarray  # [E, L, N] int64 or [E, L, N, A] float32: its actions, the first `clock`
+
+
+def sizes_of(env: SingleEnv) -> GameSizes:
+    """Read a game's sizes; resets it once to see which fields its views have.
+
+    Raises:
+        EnvError: the reset raised, or the action space is neither Discrete nor Box.
+    """
+    space = env.action_space
+    if not isinstance(space, (Discrete, Box)) or getattr(space, "start", 0) != 0:
+        raise EnvError(
+            f"{type(env).__name__}.action_space is {space}, but must be a gymnasium Box, or a "
+            f"Discrete that counts from 0, the same for all agents"
+        )
+    try:
+        view = env.reset(0)
+    except Exception as error:
+        raise EnvError(f"reset of seed 0 raised {_told(error)}") from error
+    has_mask, has_alive = view.action_mask is not None, view.alive is not None
+    return GameSizes(env.num_agents, env.obs_size, env.state_size, space, has_mask, has_alive)
+
+
+def array_shapes(
+    game: GameSizes, num_envs: int, episode_length: int
+) -> dict[str, tuple[tuple[int, ...], np.dtype] | None]:
+    """Shape and type of every field of `BatchArrays`; None where the game has no such field."""
+    envs, agents, space = num_envs, game.num_agents, game.action_space
+    bools, numbers, counts = np.dtype(np.bool_), np.dtype(np.float32), np.dtype(np.int64)
+    obs, state = (envs, agents, game.obs_size), (envs, game.state_size)
+    discrete = isinstance(space, Discrete)
+    actions = counts if discrete else numbers
+    per_env = (agents,) if discrete else (agents, *(space.shape or ()))
+    mask = (envs, agents, int(space.n)) if isinstance(space, Discrete) else ()
+    return {
+        "obs": (obs, numbers),
+        "state": (state, numbers),
+        "action_mask": (mask, bools) if game.has_mask else None,
+        "alive": ((envs, agents), bools) if game.has_alive else None,
+        "reward": ((envs,), numbers),
+        "terminated": ((envs,), bools),
+        "truncated": ((envs,), bools),
+        "success": ((envs,), bools),
+        "final_obs": (obs, numbers),
+        "final_state": (state, numbers),
+        "action": ((envs, *per_env), actions),
+        "seed": ((envs,), np.dtype(np.uint64)),
+        "episode": ((envs,), counts),
+        "clock": ((envs,), counts),
+        "played": ((envs, episode_length, *per_env), actions),
+    }
+
+
+def rows(arrays: BatchArrays, start: int, stop: int) -> BatchArrays:
+    """The rows of envs start..stop-1; they share the arrays' memory."""
+    return BatchArrays._make(None if a is None else a[start:stop] for a in arrays)
+
+
+def episode_seed(seed: int, env: int, episode: int) -> int:
+    """Seed of one episode: 31 bits, since many packages take no more.
+
+    It depends on these three alone, so an env plays the same whatever stands beside it.
+    """
+    words = np.random.SeedSequence((seed, env, episode)).generate_state(1, np.uint32)
+    return int(words[0]) >> 1
+
+
+class EnvSlice:
+    """Envs `first`, `first + 1`, ... of a batch, one per row of `arrays`.
+
+    `reset`, `step` and `replay` read what they need from the arrays and write their results there.
+    """
+
+    def __init__(self, envs: Sequence[SingleEnv], arrays: BatchArrays, first: int = 0) -> None:
+        """The envs belong to the slice from here on, which closes them."""
+        self.envs = list(envs)
+        self.arrays = arrays
+        self.first = first
+        self._length = arrays.played.shape[1]  # L, the episode's limit
+
+    def reset(self) -> None:
+        """Start episode 0 of `arrays.seed` in every env."""
+        for row in range(len(self.envs)):
+            self.arrays.episode[row] = 0
+            self._start(row)
+
+    def step(self) -> None:
+        """Play `arrays.action`, and start the next episode where one ended.
+
+        Raises:
+            EnvError: an env raised, or returned what does not fit its sizes.
+        """
+        for row in range(len(self.envs)):
+            self._step(row)
+
+    def replay(self) -> None:
+        """Bring every env to where seed, episode, clock and played actions lead; writes views.
+
+        Raises:
+            EnvError: an env raised, or an episode ended sooner than it did the first time.
+        """
+        for row in range(len(self.envs)):
+            steps = int(self.arrays.clock[row])
+            self._start(row)
+            for clock in range(steps):
+                step = self._play(row, self.arrays.played[row, clock])
+                self._show(row, step.view)
+                if step.terminated or step.truncated:
+                    raise self._error(
+                        row,
+                        f"played again, the episode ended before step {steps}, so the env does not "
+                        f"repeat itself and cannot be resumed; let it draw everything random from "
+                        f"its reset's seed",
+                    )
+
+    def render(self, row: int) -> np.ndarray:
+        """Picture of the env of one row: [height, width, 3] uint8."""
+        return self.envs[row].render()
+
+    def close(self) -> None:
+        """Close all envs."""
+        for env in self.envs:
+            env.close()
+
+    def _start(self, row: int) -> None:
+        """Start the episode whose number stands in `arrays.episode`."""
+        self.arrays.clock[row] = 0
+        try:
+            view = self.envs[row].reset(self._seed(row))
+        except Exception as error:
+            raise self._error(row, f"reset raised {_told(error)}") from error
+        self._show(row, view)
+
+    def _play(self, row: int, action: np.ndarray) -> SingleStep:
+        """Play one action and note it."""
+        arrays, clock = self.arrays, int(self.arrays.clock[row])
+        arrays.played[row, clock] = action
+        arrays.clock[row] = clock + 1
+        try:
+            step = self.envs[row].step(action.copy())
+        except Exception as error:
+            raise self._error(row, f"step raised {_told(error)}") from error
+        if not isinstance(step, SingleStep):
+            raise self._error(row, f"step returned a {type(step).__name__}, not a SingleStep")
+        return step
+
+    def _step(self, row: int) -> None:
+        arrays = self.arrays
+        step = self._play(row, arrays.action[row])
+        terminated = bool(step.terminated)
+        truncated = not terminated and (bool(step.truncated) or arrays.clock[row] >= self._length)
+        self._show(row, step.view)
+        arrays.final_obs[row] = arrays.obs[row]
+        arrays.final_state[row] = arrays.state[row]
+        self._put(row, "reward", step.reward)
+        arrays.terminated[row] = terminated
+        arrays.truncated[row] = truncated
+        arrays.success[row] = (terminated or truncated) and step.success
+        if terminated or truncated:
+            arrays.episode[row] += 1
+            self._start(row)
+
+    def _show(self, row: int, view: SingleView) -> None:
+        """Write what the env shows; its own arrays may change at once after that."""
+        if not isinstance(view, SingleView):
+            raise self._error(row, f"a view is a {type(view).__name__}, but must be a SingleView")
+        for field, given in zip(SingleView._fields, view, strict=True):
+            array = getattr(self.arrays, field)
+            if given is not None and array is not None:
+                self._put(row, field, given)
+            elif given is not array:
+                now, before = ("missing", "given") if given is None else ("given", "missing")
+                raise self._error(
+                    row,
+                    f"{field} is {now}, but was {before} at the first reset; give it always "
+                    f"or never",
+                )
+        mask = self.arrays.action_mask
+        if mask is not None and not mask[row].any(axis=1).all():
+            agent = int(np.flatnonzero(~mask[row].any(axis=1))[0])
+            raise self._error(
+                row, f"action_mask forbids agent {agent} every action; allow one, also to the dead"
+            )
+
+    def _put(self, row: int, field: str, given: object) -> None:
+        """Write one value; numpy would stretch a smaller one silently."""
+        array = getattr(self.arrays, field)
+        value = np.asarray(given)
+        if value.shape != array.shape[1:] or value.dtype.kind not in "fiub":
+            raise self._error(
+                row,
+                f"{field} is {value.dtype} of shape {value.shape}, but must be "
+                f"{array.dtype} of {array.shape[1:]}",
+            )
+        array[row] = value
+
+    def _seed(self, row: int) -> int:
+        arrays = self.arrays
+        return episode_seed(int(arrays.seed[row]), self.first + row, int(arrays.episode[row]))
+
+    def _error(self, row: int, what: str) -> EnvError:
+        """The error with all that is needed to see it again."""
+        clock = int(self.arrays.clock[row])
+        last = self.arrays.played[row, max(0, clock - _SHOWN_ACTIONS) : clock]
+        told = f"; last actions, oldest first: {last.tolist()}" if clock else ""
+        return EnvError(
+            f"env {self.first + row}, step {clock} of episode {int(self.arrays.episode[row])} "
+            f"(its reset had seed {self._seed(row)}): {what}{told}"
+        )
+
+
+def _told(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
