@@ -23,7 +23,7 @@ def test_a_command_gets_its_words_and_gives_its_exit_code(monkeypatch):
 
 
 def test_an_unknown_command_names_the_nearest(capsys):
-    assert commands.main(["trian"]) == 2
+    assert commands.main(["trainn"]) == 2
     assert "'train'" in capsys.readouterr().err
 
 
