@@ -30,6 +30,12 @@ def next_uint64(states: np.ndarray, env: int) -> np.uint64:
 
 
 @njit(cache=True)
+def next_uniform(states: np.ndarray, env: int) -> float:
+    """Draw the next number of `env`, uniform in [0, 1), of 53 random bits; states: [E] uint64."""
+    return np.float64(next_uint64(states, env) >> np.uint64(11)) * 2.0**-53
+
+
+@njit(cache=True)
 def _seed_states(seed: np.uint64, states: np.ndarray) -> None:
     """Fill states [E], far apart for neighbouring seeds and envs."""
     base = _mix(seed + _STEP)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # naming the envs, for --help, must not import torch
@@ -17,8 +18,17 @@ def _make_alice_and_bob(num_envs: int, episode_length: int) -> BatchedEnv:
     return AliceAndBob(num_envs, episode_length)
 
 
+def _make_simple_spread(num_agents: int, num_envs: int, episode_length: int) -> BatchedEnv:
+    """The benchmark's game, for any number of agents."""
+    from hmasd.envs.simple_spread import SimpleSpread
+
+    return SimpleSpread(num_envs, episode_length, num_agents)
+
+
 _MAKERS: dict[str, Callable[[int, int], BatchedEnv]] = {
     "alice_and_bob": _make_alice_and_bob,
+    "simple_spread": partial(_make_simple_spread, 3),
+    **{f"simple_spread_{n}": partial(_make_simple_spread, n) for n in (2, 4, 8, 16, 32, 64)},
 }
 
 
