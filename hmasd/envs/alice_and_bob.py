@@ -1,9 +1,10 @@
-"""Stop 1 of the walk, the guide's game: two agents, two keys, two diamonds, no shaped reward.
+"""Stop 1 of the walk, the guide's game: two agents, keys and diamonds, no shaped reward.
 
-A 10 x 10 map of codes (0 empty, 1 wall, 2 and 3 the agents, 4 and 5 the keys, 6 and 7 the
-diamonds). Diamond i is collected, for good, in a step after which any agent stands on it while
-any agent stands on key i. The team's only reward is 1 for the second diamond, which ends the
-episode.
+A map of codes (0 empty, 1 wall, 2 and 3 the agents, then the P keys from 4 on, then the P
+diamonds from 4 + P on). Diamond i is collected, for good, in a step after which any agent stands
+on it while any agent stands on key i. The team's only reward is 1 for the last diamond, which ends
+the episode. The guide's game has 8 x 8 cells inside its walls and 2 pairs; docs/alice_and_bob.md
+tells how the others follow from it.
 
 What the map shows is a function of the agents' cells and of what was collected:
 
@@ -25,22 +26,54 @@ from hmasd.envs.alice_and_bob_picture import draw_picture
 from hmasd.envs.random_state import next_uint64, seed_states
 from hmasd.types import EnvStep, EnvView
 
-SIZE = 10
+SIZES = (8, 12, 16)  # cells to walk on, per side
+NUM_PAIRS = (2, 3, 4)  # keys, and diamonds
 NUM_AGENTS = 2
 NUM_ACTIONS = 5
-KEYS = np.array([[1, 8], [1, 1]], dtype=np.int64)  # [2, 2] row, column
-GOALS = np.array([[8, 1], [8, 8]], dtype=np.int64)  # [2, 2]
 MOVES = np.array([[0, 1], [0, -1], [-1, 0], [1, 0], [0, 0]], dtype=np.int64)  # [5, 2]
 OBS_SIZE = 11
-STATE_SIZE = SIZE * SIZE
-INNER = SIZE - 2  # cells to walk on, per side
+
+
+class Layout(NamedTuple):
+    """What tells one game of the family from another; P pairs of a key and a diamond."""
+
+    size: int  # cells to walk on, per side; the map is two wider
+    keys: np.ndarray  # [P, 2] int64, row and column
+    goals: np.ndarray  # [P, 2] int64
+    board: np.ndarray  # [S] float32, the map without agents, nothing collected
+
+
+def make_layout(size: int, num_pairs: int) -> Layout:
+    """Spread keys and diamonds evenly along the border, every diamond opposite to its key.
+
+    The border's 4 (size - 1) cells are walked anticlockwise from the upper right corner: first all
+    keys, then all diamonds. On size 8 with 2 pairs that is one in every corner, as in the guide.
+
+    Raises:
+        ValueError: a number is not one of `SIZES` or `NUM_PAIRS`.
+    """
+    for name, value, allowed in (("size", size, SIZES), ("num_pairs", num_pairs, NUM_PAIRS)):
+        if value not in allowed:
+            raise ValueError(f"{name} is {value}, but must be one of {allowed}")
+    last = size - 1
+    left = [(1, size - i) for i in range(last)]
+    down = [(1 + i, 1) for i in range(last)]
+    right = [(size, 1 + i) for i in range(last)]
+    up = [(size - i, size) for i in range(last)]
+    border, items = [*left, *down, *right, *up], 2 * num_pairs
+    places = [(2 * i * len(border) + items) // (2 * items) for i in range(items)]  # rounded
+    cells = np.array([border[place] for place in places], dtype=np.int64)
+    board = np.ones((size + 2, size + 2), dtype=np.float32)
+    board[1:-1, 1:-1] = 0
+    board[cells[:, 0], cells[:, 1]] = 4 + np.arange(items)
+    return Layout(size, cells[:num_pairs], cells[num_pairs:], board.ravel())
 
 
 class _Memory(NamedTuple):
     """All that decides the games' future."""
 
     position: np.ndarray  # [E, 2, 2] int64, row and column of the agents
-    collected: np.ndarray  # [E, 2] bool, the diamonds
+    collected: np.ndarray  # [E, P] bool, the diamonds
     clock: np.ndarray  # [E] int64, steps played in this episode
     rng: np.ndarray  # [E] uint64
 
@@ -49,9 +82,9 @@ class _Out(NamedTuple):
     """The arrays that every step writes again: the fields of `EnvView` and `EnvStep`."""
 
     obs: np.ndarray  # [E, 2, 11] float32
-    state: np.ndarray  # [E, 100] float32
+    state: np.ndarray  # [E, S] float32, S = (size + 2)^2
     final_obs: np.ndarray  # [E, 2, 11] float32
-    final_state: np.ndarray  # [E, 100] float32
+    final_state: np.ndarray  # [E, S] float32
     reward: np.ndarray  # [E] float32
     terminated: np.ndarray  # [E] bool
     truncated: np.ndarray  # [E] bool
@@ -59,76 +92,84 @@ class _Out(NamedTuple):
 
 
 @njit(cache=True)
-def _place(position: np.ndarray, rng: np.ndarray, env: int) -> None:
+def _place(size: int, position: np.ndarray, rng: np.ndarray, env: int) -> None:
     """Put the agents of `env` on two distinct uniform cells; position: [E, 2, 2]."""
-    cells = INNER * INNER
+    cells = size * size
     high = next_uint64(rng, env) >> np.uint64(32)
     pair = np.int64((high * np.uint64(cells * (cells - 1))) >> np.uint64(32))
     first = pair // (cells - 1)
     second = pair % (cells - 1)
     if second >= first:
         second += 1
-    position[env, 0, 0] = 1 + first // INNER
-    position[env, 0, 1] = 1 + first % INNER
-    position[env, 1, 0] = 1 + second // INNER
-    position[env, 1, 1] = 1 + second % INNER
+    position[env, 0, 0] = 1 + first // size
+    position[env, 0, 1] = 1 + first % size
+    position[env, 1, 0] = 1 + second // size
+    position[env, 1, 1] = 1 + second % size
 
 
 @njit(cache=True)
-def _draw_state(position: np.ndarray, collected: np.ndarray, out: np.ndarray) -> None:
-    """The map of one env; position: [2, 2], collected: [2], out: [100]."""
-    for row in range(SIZE):
-        for column in range(SIZE):
-            edge = row in (0, SIZE - 1) or column in (0, SIZE - 1)
-            out[row * SIZE + column] = 1.0 if edge else 0.0
-    for i in range(2):
-        out[KEYS[i, 0] * SIZE + KEYS[i, 1]] = 4.0 + i
-        if not collected[i]:
-            out[GOALS[i, 0] * SIZE + GOALS[i, 1]] = 6.0 + i
+def _draw_state(
+    layout: Layout, position: np.ndarray, collected: np.ndarray, out: np.ndarray
+) -> None:
+    """The map of one env; position: [2, 2], collected: [P], out: [S]."""
+    side = layout.size + 2
+    for cell in range(len(out)):  # faster than out[:] = board, which asks whether they overlap
+        out[cell] = layout.board[cell]
+    for i in range(len(collected)):
+        if collected[i]:
+            out[layout.goals[i, 0] * side + layout.goals[i, 1]] = 0.0
     for agent in range(NUM_AGENTS):
-        out[position[agent, 0] * SIZE + position[agent, 1]] = 2.0 + agent
+        out[position[agent, 0] * side + position[agent, 1]] = 2.0 + agent
 
 
 @njit(cache=True)
-def _draw_obs(position: np.ndarray, state: np.ndarray, out: np.ndarray) -> None:
-    """Both agents' patches and cells; position: [2, 2], state: [100], out: [2, 11]."""
+def _draw_obs(size: int, position: np.ndarray, state: np.ndarray, out: np.ndarray) -> None:
+    """Both agents' patches and cells; position: [2, 2], state: [S], out: [2, 11]."""
+    side = size + 2
     for agent in range(NUM_AGENTS):
         row = position[agent, 0]
         column = position[agent, 1]
         for i in range(3):
             for j in range(3):
-                out[agent, 3 * i + j] = state[(row + i - 1) * SIZE + column + j - 1]
+                out[agent, 3 * i + j] = state[(row + i - 1) * side + column + j - 1]
         out[agent, 4] = 2.0 + agent
         out[agent, 9] = row
         out[agent, 10] = column
 
 
 @njit(cache=True)
-def _move(position: np.ndarray, action: np.ndarray) -> None:
+def _move(size: int, position: np.ndarray, action: np.ndarray) -> None:
     """Walk both agents of one env; position: [2, 2], action: [2]. Only walls block."""
     for agent in range(NUM_AGENTS):
         row = position[agent, 0] + MOVES[action[agent], 0]
         column = position[agent, 1] + MOVES[action[agent], 1]
-        if 1 <= row <= INNER and 1 <= column <= INNER:
+        if 1 <= row <= size and 1 <= column <= size:
             position[agent, 0] = row
             position[agent, 1] = column
 
 
 @njit(cache=True)
-def _anyone_on(position: np.ndarray, cell: np.ndarray) -> bool:
-    """Whether any agent stands on the cell; position: [2, 2], cell: [2]."""
+def _anyone_on(position: np.ndarray, cells: np.ndarray, i: int) -> bool:
+    """Whether any agent stands on cell i; position: [2, 2], cells: [P, 2]."""
     for agent in range(NUM_AGENTS):
-        if position[agent, 0] == cell[0] and position[agent, 1] == cell[1]:
+        if position[agent, 0] == cells[i, 0] and position[agent, 1] == cells[i, 1]:
             return True
     return False
 
 
 @njit(cache=True)
-def _collect(position: np.ndarray, collected: np.ndarray) -> None:
-    """Collect every diamond stood on while its key is held; position: [2, 2], collected: [2]."""
-    for i in range(2):
-        if _anyone_on(position, KEYS[i]) and _anyone_on(position, GOALS[i]):
+def _collect(layout: Layout, position: np.ndarray, collected: np.ndarray) -> bool:
+    """Collect every diamond stood on while its key is held; position: [2, 2], collected: [P].
+
+    Returns:
+        Whether all are collected now.
+    """
+    won = True
+    for i in range(len(collected)):
+        if _anyone_on(position, layout.keys, i) and _anyone_on(position, layout.goals, i):
             collected[i] = True
+        won = won and collected[i]
+    return won
 
 
 @njit(cache=True)
@@ -142,51 +183,52 @@ def _find_bad_action(action: np.ndarray) -> int:
 
 
 @njit(cache=True)
-def _restart(memory: _Memory, env: int) -> None:
+def _restart(layout: Layout, memory: _Memory, env: int) -> None:
     """Begin a new episode in `env`."""
-    _place(memory.position, memory.rng, env)
+    _place(layout.size, memory.position, memory.rng, env)
     memory.collected[env] = False
     memory.clock[env] = 0
 
 
 @njit(cache=True)
-def _draw(memory: _Memory, env: int, obs: np.ndarray, state: np.ndarray) -> None:
-    """Write what is seen in `env` now into obs [E, 2, 11] and state [E, 100]."""
-    _draw_state(memory.position[env], memory.collected[env], state[env])
-    _draw_obs(memory.position[env], state[env], obs[env])
+def _draw(layout: Layout, memory: _Memory, env: int, obs: np.ndarray, state: np.ndarray) -> None:
+    """Write what is seen in `env` now into obs [E, 2, 11] and state [E, S]."""
+    _draw_state(layout, memory.position[env], memory.collected[env], state[env])
+    _draw_obs(layout.size, memory.position[env], state[env], obs[env])
 
 
 @njit(cache=True)
-def _draw_all(memory: _Memory, obs: np.ndarray, state: np.ndarray) -> None:
-    """Write what is seen in every env now into obs [E, 2, 11] and state [E, 100]."""
+def _draw_all(layout: Layout, memory: _Memory, obs: np.ndarray, state: np.ndarray) -> None:
+    """Write what is seen in every env now into obs [E, 2, 11] and state [E, S]."""
     for env in range(memory.clock.shape[0]):
-        _draw(memory, env, obs, state)
+        _draw(layout, memory, env, obs, state)
 
 
 @njit(cache=True)
-def _restart_all(memory: _Memory, obs: np.ndarray, state: np.ndarray) -> None:
+def _restart_all(layout: Layout, memory: _Memory, obs: np.ndarray, state: np.ndarray) -> None:
     """Begin a new episode in every env and draw it into obs and state."""
     for env in range(memory.clock.shape[0]):
-        _restart(memory, env)
-    _draw_all(memory, obs, state)
+        _restart(layout, memory, env)
+    _draw_all(layout, memory, obs, state)
 
 
 @njit(cache=True)
-def _step_all(action: np.ndarray, memory: _Memory, episode_length: int, out: _Out) -> None:
+def _step_all(
+    layout: Layout, action: np.ndarray, memory: _Memory, episode_length: int, out: _Out
+) -> None:
     """Play one step in every env and restart those that ended; action: [E, 2]."""
     for env in range(memory.clock.shape[0]):
-        _move(memory.position[env], action[env])
-        _collect(memory.position[env], memory.collected[env])
+        _move(layout.size, memory.position[env], action[env])
+        won = _collect(layout, memory.position[env], memory.collected[env])
         memory.clock[env] += 1
-        won = memory.collected[env, 0] and memory.collected[env, 1]
         out.reward[env] = 1.0 if won else 0.0
         out.terminated[env] = won
         out.success[env] = won
         out.truncated[env] = memory.clock[env] >= episode_length and not won
-        _draw(memory, env, out.final_obs, out.final_state)
+        _draw(layout, memory, env, out.final_obs, out.final_state)
         if won or out.truncated[env]:
-            _restart(memory, env)
-            _draw(memory, env, out.obs, out.state)
+            _restart(layout, memory, env)
+            _draw(layout, memory, env, out.obs, out.state)
         else:
             out.obs[env] = out.final_obs[env]
             out.state[env] = out.final_state[env]
@@ -205,37 +247,42 @@ class AliceAndBob:
 
     num_agents = NUM_AGENTS
     obs_size = OBS_SIZE
-    state_size = STATE_SIZE
 
-    def __init__(self, num_envs: int, episode_length: int = 100) -> None:
+    def __init__(
+        self, num_envs: int, episode_length: int = 100, *, size: int = 8, num_pairs: int = 2
+    ) -> None:
         """Make the envs; `reset` or `set_state` starts them.
 
         Args:
             num_envs: number of games, at least 1.
             episode_length: steps after which an episode is truncated, at least 1.
+            size: cells to walk on, per side; one of `SIZES`.
+            num_pairs: keys, and diamonds; one of `NUM_PAIRS`.
 
         Raises:
-            ValueError: a number is below 1.
+            ValueError: a number is below 1, or not one of those allowed.
         """
         for name, value in (("num_envs", num_envs), ("episode_length", episode_length)):
             if value < 1:
                 raise ValueError(f"{name} is {value}, but must be at least 1")
         self.num_envs = num_envs
         self.episode_length = episode_length
+        self.layout = make_layout(size, num_pairs)
+        self.state_size = (size + 2) ** 2
         self.action_space: Space = Discrete(NUM_ACTIONS)
         self._started = False
         self._memory = _Memory(
             position=np.ones((num_envs, NUM_AGENTS, 2), dtype=np.int64),
-            collected=np.zeros((num_envs, 2), dtype=np.bool_),
+            collected=np.zeros((num_envs, num_pairs), dtype=np.bool_),
             clock=np.zeros(num_envs, dtype=np.int64),
             rng=np.zeros(num_envs, dtype=np.uint64),
         )
-        self._out = _make_out(num_envs)
+        self._out = _make_out(num_envs, self.state_size)
 
     def reset(self, seed: int) -> EnvView:
         """Start new episodes in all envs; what env e does depends on (seed, e) alone."""
         self._memory.rng[:] = seed_states(seed, self.num_envs)
-        _restart_all(self._memory, self._out.obs, self._out.state)
+        _restart_all(self.layout, self._memory, self._out.obs, self._out.state)
         self._started = True
         return EnvView(self._out.obs, self._out.state)
 
@@ -247,7 +294,7 @@ class AliceAndBob:
             RuntimeError: the env was not started.
         """
         out = self._out
-        _step_all(self._check_action(action), self._memory, self.episode_length, out)
+        _step_all(self.layout, self._check_action(action), self._memory, self.episode_length, out)
         return EnvStep(
             view=EnvView(out.obs, out.state),
             reward=out.reward,
@@ -262,7 +309,7 @@ class AliceAndBob:
         """Copies of all that `set_state` needs to go on exactly from here.
 
         Returns:
-            position [E, 2, 2] int64, collected [E, 2] bool, clock [E] int64, rng [E] uint64.
+            position [E, 2, 2] int64, collected [E, P] bool, clock [E] int64, rng [E] uint64.
         """
         return {name: array.copy() for name, array in self._memory._asdict().items()}
 
@@ -273,20 +320,21 @@ class AliceAndBob:
             ValueError: a name, a shape, a type or a value is not what `get_state` returns.
         """
         memory = self._memory._asdict()
-        _check_memory(memory, state, self.episode_length)
+        _check_memory(memory, state, self.layout.size, self.episode_length)
         for name, array in memory.items():
             array[:] = state[name]
-        _draw_all(self._memory, self._out.obs, self._out.state)
+        _draw_all(self.layout, self._memory, self._out.obs, self._out.state)
         self._started = True
 
     def render(self, index: int = 0) -> np.ndarray:
-        """Picture of game `index`: [440, 400, 3] uint8."""
+        """Picture of game `index`, 40 pixels a cell: [440, 400, 3] uint8 on size 8."""
         if not 0 <= index < self.num_envs:
             raise ValueError(f"there is no env {index} to draw: there are {self.num_envs} envs")
         return draw_picture(
+            self.layout.size,
             self._memory.position[index],
             self._memory.collected[index],
-            (KEYS, GOALS),
+            (self.layout.keys, self.layout.goals),
             (int(self._memory.clock[index]), self.episode_length),
         )
 
@@ -314,9 +362,9 @@ class AliceAndBob:
         return action
 
 
-def _make_out(num_envs: int) -> _Out:
+def _make_out(num_envs: int, state_size: int) -> _Out:
     """New arrays for the steps of `num_envs` games."""
-    obs_shape, state_shape = (num_envs, NUM_AGENTS, OBS_SIZE), (num_envs, STATE_SIZE)
+    obs_shape, state_shape = (num_envs, NUM_AGENTS, OBS_SIZE), (num_envs, state_size)
     return _Out(
         obs=np.zeros(obs_shape, dtype=np.float32),
         state=np.zeros(state_shape, dtype=np.float32),
@@ -330,7 +378,7 @@ def _make_out(num_envs: int) -> _Out:
 
 
 def _check_memory(
-    memory: dict[str, np.ndarray], state: dict[str, np.ndarray], episode_length: int
+    memory: dict[str, np.ndarray], state: dict[str, np.ndarray], size: int, episode_length: int
 ) -> None:
     """Refuse a saved state that does not fit; the message names the array and the remedy."""
     if set(state) != set(memory):
@@ -342,8 +390,8 @@ def _check_memory(
                 f"the env's state: {name} is {given.dtype} of shape {given.shape}, but this env "
                 f"needs {array.dtype} of {array.shape}; use the num_envs it was saved with"
             )
-    if state["position"].min() < 1 or state["position"].max() > INNER:
-        raise ValueError(f"the env's state: position has a cell outside 1..{INNER}")
+    if state["position"].min() < 1 or state["position"].max() > size:
+        raise ValueError(f"the env's state: position has a cell outside 1..{size}")
     if state["collected"].all(axis=1).any():
         raise ValueError("the env's state: collected has a game that is won, so it is over")
     if state["clock"].min() < 0 or state["clock"].max() >= episode_length:

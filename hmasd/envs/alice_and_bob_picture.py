@@ -15,13 +15,17 @@ from itertools import pairwise
 import numpy as np
 
 CELL = 40  # pixels
-SIZE = 10  # cells
 BAR = CELL  # height of the bar below the map
 
 WALL, WALL_EDGE = (58, 66, 82), (76, 86, 105)
 FLOOR, GRID = (240, 237, 230), (222, 217, 207)
 AGENTS = ((46, 110, 200), (214, 84, 62))  # A blue, B red
-PAIRS = ((22, 160, 133), (155, 89, 182))  # key and diamond 0 green, 1 violet
+PAIRS = (  # key and diamond 0 green, 1 violet, 2 amber, 3 pink
+    (22, 160, 133),
+    (155, 89, 182),
+    (217, 154, 28),
+    (213, 93, 150),
+)
 WHITE, INK = (255, 255, 255), (38, 43, 54)
 
 Cell = tuple[int, int]
@@ -51,22 +55,27 @@ _DIGITS = {  # 3 x 5 dots, row by row
 
 
 def draw_picture(
-    position: np.ndarray, collected: np.ndarray, cells: tuple[np.ndarray, np.ndarray], time: Cell
+    size: int,
+    position: np.ndarray,
+    collected: np.ndarray,
+    cells: tuple[np.ndarray, np.ndarray],
+    time: Cell,
 ) -> np.ndarray:
     """Draw one game.
 
     Args:
+        size: cells to walk on, per side; the map is two wider.
         position: [2, 2] row and column of the agents.
-        collected: [2] bool, the diamonds.
-        cells: of the keys and of the diamonds, [2, 2] each.
+        collected: [P] bool, the diamonds.
+        cells: of the keys and of the diamonds, [P, 2] each.
         time: steps played in this episode, and its length.
 
     Returns:
-        [11 * CELL, 10 * CELL, 3] uint8.
+        [(size + 3) * CELL, (size + 2) * CELL, 3] uint8.
     """
-    picture = _board().copy()
+    picture = _board(size + 2).copy()
     keys, goals = cells
-    for i, colour in enumerate(PAIRS):
+    for i, colour in enumerate(PAIRS[: len(collected)]):
         held = bool((position == keys[i]).all(axis=1).any())
         _draw_key(picture, keys[i], colour, held)
         _draw_goal(picture, goals[i], colour, bool(collected[i]))
@@ -76,13 +85,13 @@ def draw_picture(
 
 
 @cache
-def _board() -> np.ndarray:
+def _board(side: int) -> np.ndarray:
     """Walls, floor and an empty bar: [H, W, 3] float32. Copy it before drawing."""
-    picture = np.empty((SIZE * CELL + BAR, SIZE * CELL, 3), dtype=np.float32)
+    picture = np.empty((side * CELL + BAR, side * CELL, 3), dtype=np.float32)
     picture[:] = WALL
-    for row in range(SIZE):
-        for column in range(SIZE):
-            wall = row in (0, SIZE - 1) or column in (0, SIZE - 1)
+    for row in range(side):
+        for column in range(side):
+            wall = row in (0, side - 1) or column in (0, side - 1)
             block = _block(picture, (row, column))
             block[:] = WALL_EDGE if wall else GRID
             block[1:-1, 1:-1] = WALL if wall else FLOOR
@@ -188,13 +197,15 @@ def _letter_distance(letter: str, middle: float, size: float) -> np.ndarray:
 def _draw_bar(picture: np.ndarray, collected: np.ndarray, time: Cell) -> None:
     """The time as numbers and as a filling line, and the diamonds that were collected."""
     played, length = time
-    top, left, right = SIZE * CELL, CELL, (SIZE - 3) * CELL
+    side = picture.shape[1] // CELL
+    first_gem = side - 1 - len(collected)
+    top, left, right = side * CELL, CELL, first_gem * CELL
     _draw_text(picture, f"{played}/{length}", (top + 6, left))
     picture[top + 25 : top + 29, left:right] = WALL_EDGE
     filled = left + round((right - left) * min(played / length, 1.0))
     picture[top + 25 : top + 29, left:filled] = WHITE
-    for i, colour in enumerate(PAIRS):
-        block = _block(picture, (SIZE, SIZE - 3 + i))
+    for i, colour in enumerate(PAIRS[: len(collected)]):
+        block = _block(picture, (side, first_gem + i))
         if collected[i]:
             _draw_gem(block, colour, 13.0)
         else:

@@ -11,11 +11,13 @@ if TYPE_CHECKING:  # naming the envs, for --help, must not import torch
     from hmasd.envs.base import BatchedEnv
 
 
-def _make_alice_and_bob(num_envs: int, episode_length: int) -> BatchedEnv:
+def _make_alice_and_bob(
+    size: int, num_pairs: int, num_envs: int, episode_length: int
+) -> BatchedEnv:
     """The guide's game; imported here so that naming the envs does not compile their kernels."""
     from hmasd.envs.alice_and_bob import AliceAndBob
 
-    return AliceAndBob(num_envs, episode_length)
+    return AliceAndBob(num_envs, episode_length, size=size, num_pairs=num_pairs)
 
 
 def _make_simple_spread(num_agents: int, num_envs: int, episode_length: int) -> BatchedEnv:
@@ -26,7 +28,13 @@ def _make_simple_spread(num_agents: int, num_envs: int, episode_length: int) -> 
 
 
 _MAKERS: dict[str, Callable[[int, int], BatchedEnv]] = {
-    "alice_and_bob": _make_alice_and_bob,
+    "alice_and_bob": partial(_make_alice_and_bob, 8, 2),  # the guide's; its family follows
+    **{
+        f"alice_and_bob_{size}x{size}_{pairs}": partial(_make_alice_and_bob, size, pairs)
+        for size in (8, 12, 16)
+        for pairs in (2, 3, 4)
+        if (size, pairs) != (8, 2)
+    },
     "simple_spread": partial(_make_simple_spread, 3),
     **{f"simple_spread_{n}": partial(_make_simple_spread, n) for n in (2, 4, 8, 16, 32, 64)},
 }

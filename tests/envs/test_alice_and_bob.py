@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hmasd.envs.alice_and_bob import AliceAndBob
+from hmasd.envs.alice_and_bob import NUM_PAIRS, SIZES, AliceAndBob, make_layout
 from hmasd.envs.contract import check_env
 from hmasd.envs.registry import env_names, make_env
 
@@ -13,6 +13,34 @@ from hmasd.envs.registry import env_names, make_env
 @pytest.mark.parametrize(("num_envs", "length"), [(1, 100), (7, 13), (32, 1)])
 def test_follows_the_contract(num_envs: int, length: int) -> None:
     assert check_env(AliceAndBob(num_envs, length), steps=250, seed=num_envs) == []
+
+
+@pytest.mark.parametrize("num_pairs", NUM_PAIRS)
+@pytest.mark.parametrize("size", SIZES)
+def test_the_family_follows_the_contract(size: int, num_pairs: int) -> None:
+    env = AliceAndBob(5, 30, size=size, num_pairs=num_pairs)
+    assert check_env(env, steps=120, seed=size + num_pairs) == []
+
+
+@pytest.mark.parametrize("num_pairs", NUM_PAIRS)
+@pytest.mark.parametrize("size", SIZES)
+def test_keys_and_diamonds_are_apart_opposite_and_on_the_border(size: int, num_pairs: int) -> None:
+    _, keys, goals, _ = make_layout(size, num_pairs)
+    cells = np.concatenate([keys, goals])
+    assert len(np.unique(cells, axis=0)) == 2 * num_pairs
+    assert ((cells == 1) | (cells == size)).any(axis=1).all()
+    np.testing.assert_array_equal(keys + goals, np.full((num_pairs, 2), size + 1))
+    apart = np.abs(cells - np.roll(cells, 1, axis=0)).sum(axis=1)  # along the border or shorter
+    assert apart.min() >= 2 * (size - 1) // num_pairs
+
+
+@pytest.mark.parametrize(("size", "num_pairs"), [(10, 2), (8, 5), (0, 2), (12, 1)])
+def test_a_member_that_does_not_exist_is_named_with_those_that_do(
+    size: int, num_pairs: int
+) -> None:
+    words = r"size is \d+, .*\(8, 12, 16\)|num_pairs is \d, .*\(2, 3, 4\)"
+    with pytest.raises(ValueError, match=words):
+        AliceAndBob(2, size=size, num_pairs=num_pairs)
 
 
 def test_starts_are_distinct_uniform_cells() -> None:
@@ -135,6 +163,18 @@ def test_picture_shows_every_part_of_the_game() -> None:
         AliceAndBob(4).render(4)
 
 
+def test_the_picture_has_the_size_and_the_colours_of_its_game() -> None:
+    for size in SIZES:
+        colours = []
+        for num_pairs in NUM_PAIRS:
+            env = AliceAndBob(1, size=size, num_pairs=num_pairs)
+            env.reset(3)
+            picture = env.render()
+            assert picture.shape == (40 * (size + 3), 40 * (size + 2), 3)
+            colours.append(len(np.unique(picture.reshape(-1, 3), axis=0)))
+        assert colours == sorted(set(colours))
+
+
 def test_a_held_key_looks_different_around_the_agent() -> None:
     on_key, beside = situation("position", [(1, 8), (5, 5)]), situation("", None)
     corner = np.s_[40 + 4 : 40 + 8, 320 + 4 : 320 + 8]  # of the key's cell, outside the disc
@@ -142,7 +182,12 @@ def test_a_held_key_looks_different_around_the_agent() -> None:
 
 
 def test_registry_makes_envs_and_helps_with_names() -> None:
-    assert "alice_and_bob" in env_names()
+    family = {f"alice_and_bob_{n}x{n}_{pairs}" for n in SIZES for pairs in NUM_PAIRS}
+    assert {x for x in env_names() if x.startswith("alice_and_bob")} == (
+        family - {"alice_and_bob_8x8_2"} | {"alice_and_bob"}
+    )
+    largest = make_env("alice_and_bob_16x16_4", 3, 50)
+    assert (largest.obs_size, largest.state_size) == (11, 18 * 18)
     env = make_env("alice_and_bob", 3, 50)
     assert (env.num_envs, env.episode_length, env.num_agents) == (3, 50, 2)
     assert (env.obs_size, env.state_size) == (11, 100)

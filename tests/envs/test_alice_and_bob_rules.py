@@ -7,7 +7,7 @@ import pytest
 
 from hmasd.envs.alice_and_bob import AliceAndBob
 from hmasd.types import EnvStep, EnvView
-from tests.envs.reference_game import ReferenceGame
+from tests.envs.reference_game import CELLS, PICTURE, ReferenceGame, picture_of
 
 RIGHT, LEFT, UP, DOWN, STAY = range(5)
 KEY, GOAL = ((1, 8), (1, 1)), ((8, 1), (8, 8))
@@ -27,15 +27,20 @@ def begin(
     return env
 
 
-def games_of(view: EnvView, episode_length: int) -> list[ReferenceGame]:
+def games_of(
+    view: EnvView, episode_length: int, picture: list[str] = PICTURE
+) -> list[ReferenceGame]:
     """Reference games that start where the agents stand in `view`."""
     cells = view.obs[:, :, 9:].astype(int)
-    return [ReferenceGame(tuple(a), tuple(b), episode_length) for a, b in cells.tolist()]
+    return [
+        ReferenceGame(tuple(a), tuple(b), episode_length, picture=picture)
+        for a, b in cells.tolist()
+    ]
 
 
 def assert_same(game: ReferenceGame, obs: np.ndarray, state: np.ndarray) -> None:
     """The env's arrays of one game are the reference's."""
-    assert state.reshape(10, 10).tolist() == game.map()
+    assert state.reshape(len(game.picture), -1).tolist() == game.map()
     assert obs.tolist() == [game.observation(0), game.observation(1)]
 
 
@@ -63,13 +68,10 @@ def test_equals_the_reference_over_many_episodes(length: int, directed: bool) ->
         action = walk_to(rng, view, target) if directed else rng.integers(0, 5, size=(16, 2))
         step = env.step(action)
         for e, game in enumerate(games):
-            reward, terminated, truncated = game.step(*action[e].tolist())
-            assert (step.reward[e], step.terminated[e]) == (reward, terminated)
-            assert (step.truncated[e], step.success[e]) == (truncated, terminated)
-            assert_same(game, step.final_obs[e], step.final_state[e])
+            ended = follow(game, action[e], step, e)
             single += len(game.taken) == 1
-            if terminated or truncated:
-                ends, wins = ends + 1, wins + terminated
+            if ended:
+                ends, wins = ends + 1, wins + step.terminated[e]
                 games[e] = games_of(step.view, length)[e]
             assert_same(games[e], step.view.obs[e], step.view.state[e])
         view = step.view
@@ -77,6 +79,44 @@ def test_equals_the_reference_over_many_episodes(length: int, directed: bool) ->
     if directed:  # else the comparison would have seen no diamond at all
         assert wins > 50
         assert single > 500
+
+
+def follow(game: ReferenceGame, action: np.ndarray, step: EnvStep, e: int) -> bool:
+    """Play the same in the reference, compare all that env e said; returns whether it ended."""
+    reward, terminated, truncated = game.step(*action.tolist())
+    assert (step.reward[e], step.terminated[e]) == (reward, terminated)
+    assert (step.truncated[e], step.success[e]) == (truncated, terminated)
+    assert_same(game, step.final_obs[e], step.final_state[e])
+    return terminated or truncated
+
+
+@pytest.mark.parametrize(("size", "pairs"), CELLS)
+def test_the_whole_family_equals_the_reference(size: int, pairs: int) -> None:
+    """Agents that walk together to a random key and its diamond, so that episodes are won."""
+    envs, length, patience = 8, 10 * size, 2 * size + 4
+    env, rng = AliceAndBob(envs, length, size=size, num_pairs=pairs), np.random.default_rng(size)
+    picture = picture_of(size, pairs)
+    view = env.reset(pairs)
+    games = games_of(view, length, picture)
+    wins = np.zeros(pairs + 1, dtype=int)  # episodes by the number of diamonds collected
+    for number in range(20 * patience):
+        if number % patience == 0:
+            chosen = [game.pairs[rng.integers(pairs)] for game in games]
+            target = np.array([[g.cells[x] for x in p] for g, p in zip(games, chosen, strict=True)])
+        action = walk_to(rng, view, target)
+        step = env.step(action)
+        for e, game in enumerate(games):
+            if follow(game, action[e], step, e):
+                wins[len(game.taken)] += 1
+                games[e] = games_of(step.view, length, picture)[e]
+            assert_same(games[e], step.view.obs[e], step.view.state[e])
+        view = step.view
+    assert wins[:-1].sum() > 0
+    assert wins[-1] > 0
+
+
+def test_size_8_with_2_pairs_is_drawn_as_the_guide_draws_it() -> None:
+    assert picture_of(8, 2) == PICTURE
 
 
 def play(env: AliceAndBob, *actions: int) -> EnvStep:
