@@ -38,6 +38,7 @@ SHAPE_SETTINGS = (
 """The settings that decide which parameters there are and how large."""
 ROUND_SETTINGS = (
     "env",
+    "env_args",
     "num_envs",
     "episode_length",
     "batch_size",

@@ -6,7 +6,10 @@ Symbols in brackets are the paper's (HMASD, NeurIPS 2023). Derived numbers are p
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:  # reading settings must not import torch
+    from hmasd.types import EnvOptions
 
 
 @dataclass(frozen=True)
@@ -15,7 +18,12 @@ class Config:
 
     # --- the task -----------------------------------------------------------------------------
     env: str = "alice_and_bob"
-    """Name of the environment (`python train_sync_enhanced.py --help` lists the names)."""
+    """Name of the environment (--help lists the names), or where to find one of your own:
+    my_package.my_module:make_env, gym:MODULE:ID, pettingzoo:MODULE (docs/environments.md)."""
+    env_args: str = ""
+    """Keyword arguments of the environment's factory, as a YAML mapping: '{num_agents: 3}'."""
+    team_reward: Literal["sum", "mean"] = "sum"
+    """How an environment's rewards per agent become the team's."""
     num_envs: int = 32
     """Environments that step in lock-step [E]."""
     batch_size: int = 1024
@@ -137,3 +145,10 @@ class Config:
     def rollout_length(self) -> int:
         """Steps per env in one round [T]."""
         return self.batch_size // self.num_envs
+
+    @property
+    def env_options(self) -> EnvOptions:
+        """What `make_env` needs besides name and sizes."""
+        from hmasd.types import EnvOptions
+
+        return EnvOptions(env_args=self.env_args, team_reward=self.team_reward)

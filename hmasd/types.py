@@ -13,6 +13,13 @@ import numpy as np
 from torch import Tensor
 
 
+class EnvOptions(NamedTuple):
+    """Settings of how an environment is made, beside its name and its batch's size."""
+
+    env_args: str = ""  # YAML mapping: keyword arguments of the env's factory
+    team_reward: str = "sum"  # "sum" or "mean" of the agents' rewards
+
+
 class EnvView(NamedTuple):
     """What the team may look at before it acts."""
 

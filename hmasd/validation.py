@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from hmasd.config import Config
-from hmasd.settings import ConfigError, field_types, nearest
+from hmasd.settings import ConfigError, field_types
 
 __all__ = ["ConfigError", "describe", "first_coordinator_update", "validate"]
 
@@ -144,14 +144,11 @@ def _network_problems(config: Config) -> Iterator[str]:
 
 
 def _env_problems(config: Config) -> Iterator[str]:
-    from hmasd.envs.registry import env_names
+    from hmasd.envs.registry import env_problem
 
-    names = env_names()
-    if config.env not in names:
-        yield (
-            f"env = {config.env!r} does not exist{nearest(config.env, names)}; the envs are "
-            f"{', '.join(names)}"
-        )
+    problem = env_problem(config.env, config.env_options)
+    if problem is not None:
+        yield problem
 
 
 def _device_problems(config: Config) -> Iterator[str]:

@@ -30,6 +30,7 @@ class GameSizes(NamedTuple):
     action_space: Space
     has_mask: bool
     has_alive: bool
+    notes: tuple[str, ...] = ()  # what an adapter did to make the game fit, in words
 
 
 class BatchArrays(NamedTuple):
@@ -69,7 +70,10 @@ def sizes_of(env: SingleEnv) -> GameSizes:
     except Exception as error:
         raise EnvError(f"reset of seed 0 raised {_told(error)}") from error
     has_mask, has_alive = view.action_mask is not None, view.alive is not None
-    return GameSizes(env.num_agents, env.obs_size, env.state_size, space, has_mask, has_alive)
+    notes = tuple(getattr(env, "notes", ()))
+    return GameSizes(
+        env.num_agents, env.obs_size, env.state_size, space, has_mask, has_alive, notes
+    )
 
 
 def array_shapes(

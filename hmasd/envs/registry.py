@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # naming the envs, for --help, must not import torch
     from hmasd.envs.base import BatchedEnv
+    from hmasd.types import EnvOptions
 
 
 def _make_alice_and_bob(
@@ -27,7 +29,7 @@ def _make_simple_spread(num_agents: int, num_envs: int, episode_length: int) -> 
     return SimpleSpread(num_envs, episode_length, num_agents)
 
 
-_MAKERS: dict[str, Callable[[int, int], BatchedEnv]] = {
+_MAKERS: dict[str, Callable[..., BatchedEnv]] = {
     "alice_and_bob": partial(_make_alice_and_bob, 8, 2),  # the guide's; its family follows
     **{
         f"alice_and_bob_{size}x{size}_{pairs}": partial(_make_alice_and_bob, size, pairs)
@@ -45,19 +47,63 @@ def env_names() -> list[str]:
     return sorted(_MAKERS)
 
 
-def make_env(name: str, num_envs: int, episode_length: int) -> BatchedEnv:
+def env_problem(name: str, options: EnvOptions) -> str | None:
+    """What keeps an env from being made, found before anything runs; None if nothing is known."""
+    from hmasd.envs.user_env import find_factory, is_spec, parse_env_args
+
+    try:
+        args = parse_env_args(options.env_args)
+        if is_spec(name):
+            find_factory(name)
+        else:
+            _bound(name, 1, 1, args)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def make_env(
+    name: str, num_envs: int, episode_length: int, options: EnvOptions | None = None
+) -> BatchedEnv:
     """Make a batch of environments.
 
     Args:
-        name: one of `env_names()`.
+        name: one of `env_names()`, or where to find a user's own: see `hmasd.envs.user_env`.
         num_envs: games that step together, at least 1.
         episode_length: steps after which an episode is truncated, at least 1.
+        options: how to make it; None: the defaults.
 
     Raises:
-        ValueError: the name is unknown.
+        ValueError: the name is unknown, or the env cannot be made.
+        EnvError: the env cannot be reset.
+    """
+    from hmasd.envs.user_env import is_spec, make_user_env, parse_env_args
+    from hmasd.types import EnvOptions
+
+    options = options or EnvOptions()
+    if is_spec(name):
+        return make_user_env(name, num_envs, episode_length, options)
+    return _bound(name, num_envs, episode_length, parse_env_args(options.env_args))()
+
+
+def _bound(
+    name: str, num_envs: int, episode_length: int, args: dict[str, Any]
+) -> Callable[[], BatchedEnv]:
+    """The maker of a known name with its arguments.
+
+    Raises:
+        ValueError: the name or an argument is unknown.
     """
     if name not in _MAKERS:
         near = difflib.get_close_matches(name, _MAKERS, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"there is no env {name!r}, the envs are {', '.join(env_names())}{hint}")
-    return _MAKERS[name](num_envs, episode_length)
+        raise ValueError(
+            f"env = {name!r} does not exist{hint}; the envs are {', '.join(env_names())}; "
+            f"one of your own is my_module:make_env"
+        )
+    maker = _MAKERS[name]
+    try:
+        inspect.signature(maker).bind(num_envs, episode_length, **args)
+    except TypeError as error:
+        raise ValueError(f"env = {name!r} cannot be made with env_args {args}: {error}") from error
+    return partial(maker, num_envs, episode_length, **args)

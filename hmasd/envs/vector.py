@@ -57,6 +57,7 @@ class SingleEnvBatch:
         self.state_size = game.state_size
         self.action_space = game.action_space
         self.episode_length = episode_length
+        self.notes = game.notes
         self._arrays = arrays
         self._runner = runner
         self._started = False

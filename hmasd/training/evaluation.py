@@ -37,7 +37,7 @@ def play_episodes(
         num_episodes: how many.
         seed: decides starts and choices; the same seed gives the same episodes.
     """
-    env = make_env(config.env, num_episodes, config.episode_length)
+    env = make_env(config.env, num_episodes, config.episode_length, config.env_options)
     view = env.reset(seed)
     generators = Generators(None, None)
     if mode == "stochastic":
@@ -97,7 +97,7 @@ def evaluate_checkpoint(config: Config) -> int:
     """
     assert config.model_path is not None, "validate() asks for --model-path with --eval-only"
     content = checkpoint.load(Path(config.model_path))
-    env = make_env(config.env, config.num_envs, config.episode_length)
+    env = make_env(config.env, config.num_envs, config.episode_length, config.env_options)
     agent = HMASDAgent(config, env)
     checkpoint.load_module(
         "networks",

@@ -49,7 +49,7 @@ class Trainer:
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        self.env = make_env(config.env, config.num_envs, config.episode_length)
+        self.env = make_env(config.env, config.num_envs, config.episode_length, config.env_options)
         self.agent = HMASDAgent(config, self.env)
         self.episodes = EpisodeTracker(config.num_envs)
         self.timers = Timers()
@@ -64,6 +64,8 @@ class Trainer:
             self.run_dir = open_run_folder(config, content["run_name"], self.agent.env_steps)
         set_up_logging(Path(config.output_dir), self.run_dir.name, config.log_level)
         logger.info("%s at %d env steps", self.run_dir.name, self.agent.env_steps)
+        for note in getattr(self.env, "notes", ()):  # what an adapter did to make a game fit
+            logger.warning("%s: %s", config.env, note)
         check_view(self.view, self.agent.env_steps // config.num_envs)
         self.metrics_log = MetricsLog(
             self.run_dir,

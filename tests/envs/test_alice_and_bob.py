@@ -193,5 +193,5 @@ def test_registry_makes_envs_and_helps_with_names() -> None:
     assert (env.obs_size, env.state_size) == (11, 100)
     with pytest.raises(ValueError, match=r"'alice_bob'.*did you mean 'alice_and_bob'"):
         make_env("alice_bob", 3, 50)
-    with pytest.raises(ValueError, match=r"'zzz', the envs are .*alice_and_bob"):
+    with pytest.raises(ValueError, match=r"'zzz' does not exist; the envs are .*alice_and_bob"):
         make_env("zzz", 3, 50)

@@ -17,7 +17,7 @@ from hmasd.envs import registry
 from hmasd.rollout.episodes import EpisodeTracker
 from hmasd.training import evaluation
 from hmasd.training.evaluation import evaluate, evaluate_checkpoint, play_episodes
-from hmasd.types import EnvStep, EnvView
+from hmasd.types import EnvOptions, EnvStep, EnvView
 from tests.helpers.envs import ToyEnv
 from tests.helpers.runs import differences, make_agent, play_rounds, run, snapshot
 
@@ -111,7 +111,7 @@ def actions_of(
 ) -> np.ndarray:
     made: list[Scripted] = []
 
-    def make(name: str, num_envs: int, episode_length: int) -> Scripted:
+    def make(name: str, num_envs: int, episode_length: int, options: EnvOptions) -> Scripted:
         made.append(Scripted(num_envs, episode_length))
         return made[-1]
 

@@ -1,0 +1,137 @@
+"""Gymnasium environments of several agents: spaces, observations and rewards one per agent.
+
+`observation_space` and `action_space` are a Tuple, a list or a tuple, one space per agent. `reset`
+and `step` follow gymnasium; rewards are one per agent, or one number for the team; `terminated` and
+`truncated` are single, or one per agent and then all must be true.
+
+* The state is all agents' observations joined.
+* Action masks: `info["action_mask"]`, one row per agent.
+* Success: one of `SUCCESS_KEYS` in the info at the end; without, the env never succeeds.
+
+Some packages end an episode at their own time limit as if the task had ended. Where `_PACKAGES`
+knows the limit, such an end is a truncation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from gymnasium.spaces import Space
+from gymnasium.spaces import Tuple as TupleSpace
+
+from hmasd.envs.pettingzoo_parallel import picture, succeeded, team_reward
+from hmasd.envs.single import SingleStep, SingleView
+from hmasd.envs.team_spaces import TeamSpaces
+
+
+class _Package(NamedTuple):
+    """What a package does not tell through gymnasium."""
+
+    limit: str  # name of the game's attribute with its time limit
+    solved: Callable[[Any], bool]  # whether the game has reached its goal
+
+
+_PACKAGES = {
+    "lbforaging": _Package("_max_episode_steps", lambda game: not game.field.any()),
+    "rware": _Package("max_steps", lambda game: False),  # shelves are asked for without end
+}
+
+
+def is_gymnasium_team(env: Any) -> bool:
+    """Whether an object is a gymnasium env whose spaces come one per agent."""
+    return all(
+        _is_listing(getattr(env, name, None)) for name in ("observation_space", "action_space")
+    )
+
+
+class GymnasiumTeam:
+    """One gymnasium game of several agents; see `SingleEnv`."""
+
+    def __init__(self, env: Any, reward: str = "sum") -> None:
+        """env: its spaces are listings; reward: "sum" or "mean" of the agents'.
+
+        Raises:
+            ValueError: a space cannot be used.
+        """
+        self._env = env
+        self._game = getattr(env, "unwrapped", env)
+        self._package = _PACKAGES.get(type(self._game).__module__.partition(".")[0])
+        self._reward = reward
+        self._spaces = TeamSpaces(list(env.observation_space), list(env.action_space))
+        self.num_agents = self._spaces.num_agents
+        self.obs_size = self._spaces.obs_size
+        self.state_size = sum(self._spaces.obs_sizes)
+        self.action_space = self._spaces.action_space
+        self._masked = self._spaces.has_fillers or "action_mask" in env.reset(seed=0)[1]
+        self._clock = 0
+        self.notes = [
+            *self._spaces.notes,
+            "the env has no state: the agents' observations joined stand in",
+        ]
+
+    def reset(self, seed: int) -> SingleView:
+        """Start a new episode."""
+        self._clock = 0
+        return self._view(*self._env.reset(seed=seed))
+
+    def step(self, action: np.ndarray) -> SingleStep:
+        """Play one step."""
+        actions = tuple(self._spaces.own_action(i, own) for i, own in enumerate(action))
+        observations, rewards, terminated, truncated, info = self._env.step(actions)
+        self._clock += 1
+        ended, cut = bool(np.all(terminated)), bool(np.all(truncated))
+        success = succeeded(info)
+        if self._package is not None:
+            success |= self._package.solved(self._game)
+            if ended and not success and self._clock >= getattr(self._game, self._package.limit):
+                ended, cut = False, True
+        return SingleStep(
+            view=self._view(observations, info),
+            reward=team_reward(list(np.ravel(rewards)), self._num_rewards(rewards), self._reward),
+            terminated=ended,
+            truncated=cut and not ended,
+            success=success,
+        )
+
+    def render(self) -> np.ndarray:
+        """Picture of the game: [height, width, 3] uint8."""
+        return picture(self._env)
+
+    def close(self) -> None:
+        """Close the game."""
+        self._env.close()
+
+    def _num_rewards(self, rewards: Any) -> int:
+        """How many rewards came: one per agent, or the team's."""
+        count = np.size(rewards)
+        if count not in (1, self.num_agents):
+            raise ValueError(
+                f"step gave {count} rewards, but must give one per agent ({self.num_agents}) or "
+                f"one for the team"
+            )
+        return count
+
+    def _view(self, observations: Sequence[Any], info: dict[str, Any]) -> SingleView:
+        if len(observations) != self.num_agents:
+            raise ValueError(
+                f"there are {len(observations)} observations, but {self.num_agents} agents"
+            )
+        flat = [self._spaces.flatten(agent, seen) for agent, seen in enumerate(observations)]
+        obs = np.zeros((self.num_agents, self.obs_size), dtype=np.float32)
+        for row, own in zip(obs, flat, strict=True):
+            row[: len(own)] = own
+        mask = None
+        if self._masked:
+            masks = info.get("action_mask", [None] * self.num_agents)
+            mask = np.stack([self._spaces.allowed(i, own) for i, own in enumerate(masks)])
+        return SingleView(obs, np.concatenate(flat), mask)
+
+
+def _is_listing(spaces: Any) -> bool:
+    return isinstance(spaces, TupleSpace) or (
+        isinstance(spaces, (list, tuple))
+        and len(spaces) > 0
+        and all(isinstance(space, Space) for space in spaces)
+    )

@@ -1,0 +1,161 @@
+"""Spaces of agents that may differ, as one observation size and one action space for all.
+
+* Observations become flat float32 numbers: boxes row by row (pictures of bytes divided by 255),
+  Discrete and MultiDiscrete one-hot, Dict and Tuple joined; zeros fill up to the longest.
+* Discrete actions count from 0; an agent with fewer has the others forbidden by its mask.
+  MultiDiscrete actions become one number per combination, up to `MAX_COMBINATIONS`.
+* Box actions with finite bounds are shown as [-1, 1]: an action is clipped to that and stretched to
+  the bounds. Without bounds they are passed on as they are. Numbers that an agent has no use for
+  are ignored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from gymnasium.spaces import Box, Discrete, MultiDiscrete, Space
+from gymnasium.spaces import utils as space_utils
+
+MAX_COMBINATIONS = 256
+
+
+class TeamSpaces:
+    """How the agents' own spaces and the team's common ones become each other."""
+
+    def __init__(self, obs_spaces: Sequence[Space], action_spaces: Sequence[Space]) -> None:
+        """One space per agent, of observations and of actions.
+
+        Raises:
+            ValueError: a space cannot be used; names the agent, the space and the remedy.
+        """
+        self.num_agents = len(action_spaces)
+        self.notes: list[str] = []
+        self._obs_spaces = list(obs_spaces)
+        self.obs_sizes = [_flat_size(agent, space) for agent, space in enumerate(obs_spaces)]
+        self.obs_size = max(self.obs_sizes)
+        if len(set(self.obs_sizes)) > 1:
+            self.notes.append(
+                f"observations of {self.obs_sizes} numbers are filled up with zeros to "
+                f"{self.obs_size}; --agent-id lets agents that differ know who they are"
+            )
+        self._action_spaces = list(action_spaces)
+        kinds = {_action_kind(agent, space) for agent, space in enumerate(action_spaces)}
+        if len(kinds) > 1:
+            raise ValueError(
+                f"some agents' actions are discrete and others' continuous: "
+                f"{_unique(action_spaces)}; all agents must share one kind"
+            )
+        self.is_discrete = kinds == {"discrete"}
+        self.action_space = self._join_discrete() if self.is_discrete else self._join_boxes()
+
+    def flatten(self, agent: int, value: Any) -> np.ndarray:
+        """One agent's observation as flat float32 numbers, not filled up yet."""
+        space = self._obs_spaces[agent]
+        flat = np.asarray(space_utils.flatten(space, value), dtype=np.float32)
+        return flat / np.float32(255) if _is_picture(space) else flat
+
+    def own_action(self, agent: int, action: np.ndarray) -> Any:
+        """What the agent's own space takes for a number, or for [A] numbers, of the team's."""
+        space = self._action_spaces[agent]
+        if isinstance(space, Discrete):
+            return int(action) + int(space.start)
+        if isinstance(space, MultiDiscrete):
+            return np.array(np.unravel_index(int(action), space.nvec))
+        assert isinstance(space, Box)
+        size = int(np.prod(space.shape))
+        own = action[:size].reshape(space.shape)
+        if _is_bounded(space):
+            middle, half = (space.high + space.low) / 2, (space.high - space.low) / 2
+            own = np.clip(middle + np.clip(own, -1.0, 1.0) * half, space.low, space.high)
+        return own.astype(space.dtype)
+
+    def allowed(self, agent: int, mask: Any = None) -> np.ndarray:
+        """Which of the team's actions [A] the agent may take, given its own mask, if it has one."""
+        assert isinstance(self.action_space, Discrete)
+        row = np.zeros(int(self.action_space.n), dtype=np.bool_)
+        count = self._counts[agent]
+        own = np.ones(count, bool) if mask is None else np.asarray(mask, dtype=np.bool_)
+        if own.shape != (count,):
+            raise ValueError(
+                f"the action mask of agent {agent} has shape {own.shape}, but the agent has "
+                f"{count} actions"
+            )
+        row[:count] = own
+        return row
+
+    @property
+    def has_fillers(self) -> bool:
+        """Whether some agents must be forbidden some of the team's actions all the time."""
+        return self.is_discrete and len(set(self._counts)) > 1
+
+    def _join_discrete(self) -> Discrete:
+        spaces = self._action_spaces
+        self._counts = [
+            int(np.prod(space.nvec)) if isinstance(space, MultiDiscrete) else int(space.n)
+            for space in spaces
+            if isinstance(space, (Discrete, MultiDiscrete))
+        ]
+        if len(set(self._counts)) > 1:
+            self.notes.append(
+                f"agents have {self._counts} actions: all get {max(self._counts)}, and an agent's "
+                f"action mask forbids what it does not have"
+            )
+        if any(isinstance(space, MultiDiscrete) for space in spaces):
+            self.notes.append("every combination of a MultiDiscrete action counts as one action")
+        return Discrete(max(self._counts))
+
+    def _join_boxes(self) -> Box:
+        sizes = [int(np.prod(space.shape or ())) for space in self._action_spaces]
+        bounded = [_is_bounded(space) for space in self._action_spaces]
+        if any(bounded):
+            self.notes.append("actions are clipped to [-1, 1] and stretched to their bounds")
+        if len(set(sizes)) > 1:
+            self.notes.append(
+                f"agents have actions of {sizes} numbers: all get {max(sizes)}, and an agent's "
+                f"superfluous ones are ignored"
+            )
+        bound = 1.0 if all(bounded) else np.inf
+        return Box(-bound, bound, (max(sizes),), np.float32)
+
+
+def _flat_size(agent: int, space: Space) -> int:
+    """Numbers of an agent's flat observation."""
+    try:
+        return int(space_utils.flatdim(space))
+    except (NotImplementedError, ValueError) as error:
+        raise ValueError(
+            f"agent {agent} observes {space}, which has no fixed length; give it a Box, Discrete, "
+            f"MultiDiscrete, MultiBinary, or a Dict or Tuple of these"
+        ) from error
+
+
+def _action_kind(agent: int, space: Space) -> str:
+    if isinstance(space, Discrete):
+        return "discrete"
+    if isinstance(space, MultiDiscrete):
+        combinations = int(np.prod(space.nvec))
+        if combinations <= MAX_COMBINATIONS:
+            return "discrete"
+        reason = f"has {combinations:,} combinations, more than {MAX_COMBINATIONS}"
+    elif isinstance(space, Box) and np.issubdtype(space.dtype, np.floating):
+        return "continuous"
+    else:
+        reason = "is of no kind that can be learned"
+    raise ValueError(
+        f"agent {agent}'s action space {space} {reason}; use a Discrete, a Box of floats, or a "
+        f"MultiDiscrete of at most {MAX_COMBINATIONS} combinations"
+    )
+
+
+def _is_bounded(space: Space) -> bool:
+    return isinstance(space, Box) and space.is_bounded()
+
+
+def _is_picture(space: Space) -> bool:
+    return isinstance(space, Box) and space.dtype == np.uint8
+
+
+def _unique(spaces: Sequence[Space]) -> str:
+    return ", ".join(sorted({str(space) for space in spaces}))
