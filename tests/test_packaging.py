@@ -1,6 +1,7 @@
 """The house: imports run one way, sizes stay small, public functions are explained."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -125,5 +126,5 @@ def test_every_direct_dependency_is_pinned():
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     pinned = {x.split("==")[0] for x in (ROOT / "constraints.txt").read_text().splitlines()}
     lists = text.split("dependencies = [")[1].split("[project.scripts]")[0]
-    wanted = {x.split('"')[1].split(">")[0] for x in lists.splitlines() if '"' in x}
+    wanted = {re.split(r"[>\[]", x.split('"')[1])[0] for x in lists.splitlines() if '"' in x}
     assert wanted and wanted <= pinned

@@ -11,11 +11,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from gymnasium.spaces import Box, Discrete, MultiDiscrete, Space
+from gymnasium.spaces import Dict as DictSpace
+from gymnasium.spaces import Tuple as TupleSpace
 from gymnasium.spaces import utils as space_utils
 
 MAX_COMBINATIONS = 256
@@ -52,9 +54,7 @@ class TeamSpaces:
 
     def flatten(self, agent: int, value: Any) -> np.ndarray:
         """One agent's observation as flat float32 numbers, not filled up yet."""
-        space = self._obs_spaces[agent]
-        flat = np.asarray(space_utils.flatten(space, value), dtype=np.float32)
-        return flat / np.float32(255) if _is_picture(space) else flat
+        return np.concatenate(list(_pieces(self._obs_spaces[agent], value)), dtype=np.float32)
 
     def own_action(self, agent: int, action: np.ndarray) -> Any:
         """What the agent's own space takes for a number, or for [A] numbers, of the team's."""
@@ -153,8 +153,17 @@ def _is_bounded(space: Space) -> bool:
     return isinstance(space, Box) and space.is_bounded()
 
 
-def _is_picture(space: Space) -> bool:
-    return isinstance(space, Box) and space.dtype == np.uint8
+def _pieces(space: Space, value: Any) -> Iterator[np.ndarray]:
+    """The flat parts of an observation, in the order in which its space declares them."""
+    if isinstance(space, TupleSpace):
+        for inner, part in zip(space.spaces, value, strict=True):
+            yield from _pieces(inner, part)
+    elif isinstance(space, DictSpace):
+        for name, inner in space.spaces.items():
+            yield from _pieces(inner, value[name])
+    else:
+        flat = np.asarray(space_utils.flatten(space, value))
+        yield flat / 255.0 if isinstance(space, Box) and space.dtype == np.uint8 else flat
 
 
 def _unique(spaces: Sequence[Space]) -> str:

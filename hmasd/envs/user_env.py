@@ -14,7 +14,7 @@ import importlib
 import inspect
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any
 
@@ -109,7 +109,7 @@ def make_user_env(spec: str, num_envs: int, episode_length: int, options: EnvOpt
     """
     factory = find_factory(spec)
     sizes = {"num_envs": num_envs, "episode_length": episode_length}
-    taken = inspect.signature(factory).parameters
+    taken = _parameters(factory)
     if "num_envs" in taken:
         given = {name: value for name, value in sizes.items() if name in taken}
         return _checked_batch(_call(factory, spec, options, **given), spec, sizes)
@@ -151,6 +151,14 @@ def _attribute(module: Any, name: str) -> Callable[..., Any]:
         f"{module.__name__}:{name} {what}; name a function or class that makes the env, one of: "
         f"{', '.join(known) or 'there is none'}"
     )
+
+
+def _parameters(factory: Callable[..., Any]) -> Collection[str]:
+    """Names of the factory's parameters; none where it does not tell."""
+    try:
+        return inspect.signature(factory).parameters
+    except (TypeError, ValueError):  # some that are written in C
+        return ()
 
 
 def _call(factory: Callable[..., Any], spec: str, options: EnvOptions, **sizes: int) -> Any:

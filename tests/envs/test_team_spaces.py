@@ -1,0 +1,82 @@
+"""Spaces that differ between agents: their joint form and the way back, by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from gymnasium.spaces import Box, Dict, Discrete, Graph, MultiBinary, MultiDiscrete, Text, Tuple
+
+from hmasd.envs.team_spaces import MAX_COMBINATIONS, TeamSpaces
+
+ONE = Discrete(2)
+
+
+@pytest.mark.parametrize(
+    ("space", "value", "wanted"),
+    [
+        (Box(-9, 9, (2, 2)), [[1, 2], [3, 4]], [1, 2, 3, 4]),
+        (Box(0, 255, (1, 2), np.uint8), [[0, 51]], [0, 0.2]),
+        (Discrete(3), 1, [0, 1, 0]),
+        (Discrete(3, start=5), 7, [0, 0, 1]),
+        (MultiDiscrete([2, 3]), [1, 0], [0, 1, 1, 0, 0]),
+        (MultiBinary(3), [1, 0, 1], [1, 0, 1]),
+        (Tuple((Discrete(2), Box(0, 9, (1,)))), (0, [4.0]), [1, 0, 4]),
+        (Dict(b=Discrete(2), a=Box(0, 9, (1,))), {"a": [4.0], "b": 1}, [0, 1, 4]),
+    ],
+)
+def test_observations_become_flat_numbers(space, value, wanted) -> None:
+    spaces = TeamSpaces([space], [ONE])
+    flat = spaces.flatten(0, np.array(value) if isinstance(value, list) else value)
+    np.testing.assert_array_equal(flat, np.array(wanted, np.float32))
+    assert flat.dtype == np.float32 and spaces.obs_size == len(wanted)
+
+
+def test_discrete_actions_count_from_the_agents_own_start() -> None:
+    spaces = TeamSpaces([ONE] * 2, [Discrete(2, start=3), Discrete(4)])
+    assert spaces.action_space == Discrete(4) and spaces.has_fillers
+    assert [spaces.own_action(0, np.int64(a)) for a in (0, 1)] == [3, 4]
+    assert spaces.allowed(0).tolist() == [True, True, False, False]
+    assert spaces.allowed(0, [0, 1]).tolist() == [False, True, False, False]
+    assert spaces.allowed(1).all()
+    with pytest.raises(ValueError, match=r"mask of agent 0 has shape \(4,\).* 2 actions"):
+        spaces.allowed(0, [1, 1, 1, 1])
+
+
+def test_every_combination_of_a_multidiscrete_is_one_action() -> None:
+    spaces = TeamSpaces([ONE], [MultiDiscrete([2, 3])])
+    assert spaces.action_space == Discrete(6) and not spaces.has_fillers
+    combinations = [tuple(spaces.own_action(0, np.int64(a))) for a in range(6)]
+    assert combinations == [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2)]
+
+
+def test_bounded_boxes_are_stretched_from_minus_one_to_one() -> None:
+    low, high = np.array([0, -2], np.float32), np.array([4, 2], np.float32)
+    spaces = TeamSpaces([ONE] * 2, [Box(low, high), Box(-1, 3, (1,))])
+    assert spaces.action_space == Box(-1, 1, (2,), np.float32)
+    for given, own in [([-1, -1], [0, -2]), ([0, 0.5], [2, 1]), ([7, -7], [4, -2])]:
+        np.testing.assert_array_equal(spaces.own_action(0, np.array(given, np.float32)), own)
+    np.testing.assert_array_equal(spaces.own_action(1, np.array([0.5, 9], np.float32)), [2])
+    assert any("clipped to [-1, 1]" in note for note in spaces.notes)
+    assert any("[2, 1] numbers" in note for note in spaces.notes)
+
+
+def test_boxes_without_bounds_are_passed_on() -> None:
+    spaces = TeamSpaces([ONE], [Box(-np.inf, np.inf, (2, 1), np.float64)])
+    own = spaces.own_action(0, np.array([70, -3], np.float32))
+    assert own.dtype == np.float64 and own.tolist() == [[70], [-3]]
+    assert np.isinf(spaces.action_space.high).all() and spaces.notes == []
+
+
+@pytest.mark.parametrize(
+    ("obs_spaces", "action_spaces", "words"),
+    [
+        ([ONE], [MultiDiscrete([MAX_COMBINATIONS, 2])], "has 512 combinations, more than 256"),
+        ([ONE], [Text(3)], "agent 0's action space .* is of no kind that can be learned"),
+        ([ONE], [Box(0, 3, (2,), np.int64)], "a Box of floats"),
+        ([ONE] * 2, [ONE, Box(0, 1, (1,))], "some agents' actions are discrete and others'"),
+        ([ONE, Graph(ONE, None)], [ONE] * 2, "agent 1 observes .*, which has no fixed length"),
+    ],
+)
+def test_spaces_that_cannot_be_used_are_named(obs_spaces, action_spaces, words) -> None:
+    with pytest.raises(ValueError, match=words):
+        TeamSpaces(obs_spaces, action_spaces)
