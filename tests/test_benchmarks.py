@@ -1,0 +1,181 @@
+"""The benchmarks count what torch counts, time what they say, and print what they measured."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks import compare, flops, growth, machine
+from benchmarks.network_clock import NetworkClock
+from hmasd import kernels
+from hmasd.agent import HMASDAgent
+from hmasd.config import Config
+from hmasd.envs.registry import make_env
+from hmasd.networks import HMASDNetworks
+
+ROOT = Path(__file__).parents[1]
+SMALL = Config(
+    env="simple_spread_4", num_envs=4, batch_size=32, hidden_size=16, discriminator_rounds=1
+)
+CONFIGS = {
+    "skill critic": SMALL,
+    "paper critic, skill at the input": replace(SMALL, critic_head="team", skill_input="input"),
+    "agents numbered, two blocks": replace(SMALL, agent_id=True, coordinator_blocks=2),
+}
+
+
+@pytest.fixture
+def eager():
+    kernels.set_fast(False)  # torch can count only its own operations
+    yield
+    kernels.set_fast(True)
+
+
+def make_agent(config: Config) -> HMASDAgent:
+    return HMASDAgent(config, make_env(config.env, config.num_envs, config.episode_length))
+
+
+def counted(networks: HMASDNetworks, config: Config, rows: int) -> dict[str, int]:
+    """What torch counts in a forward pass of `rows` env steps, or segments, by each network."""
+    env = make_env(config.env, config.num_envs, config.episode_length)
+    agents, width = env.num_agents, config.hidden_size
+    seen = env.obs_size + (agents if config.agent_id else 0)
+    state, obs = torch.randn(rows, env.state_size), torch.randn(rows, agents, seen)
+    team = torch.zeros(rows, dtype=torch.int64)
+    skills = torch.zeros(rows, agents, dtype=torch.int64)
+    one = torch.ones(1, rows)
+    flat = obs.flatten(0, 1).unsqueeze(0)
+    passes = {
+        "coordinator": lambda: networks.coordinator.evaluate(state, obs, team, skills),
+        "actor": lambda: networks.actor(
+            flat,
+            skills.flatten().unsqueeze(0),
+            torch.zeros(rows * agents, width),
+            torch.ones(1, rows * agents),
+            None,
+        ),
+        "critic": lambda: networks.critic(
+            state[None], team[None], skills[None], torch.zeros(rows, width), one
+        ),
+        "team discriminator": lambda: networks.team_discriminator(state),
+        "individual discriminator": lambda: networks.individual_discriminator(
+            obs, team.unsqueeze(-1).expand(rows, agents)
+        ),
+    }
+    totals = {}
+    for name, run in passes.items():
+        # torch counts attention only where it is written out
+        with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+            run()
+        totals[name] = counter.get_total_flops()
+    return totals
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_products_are_those_that_torch_counts(name, eager):
+    config, rows = CONFIGS[name], 3
+    agent = make_agent(config)
+    ours = flops.forward(config, make_env(config.env, config.num_envs, config.episode_length))
+    theirs = counted(agent.networks, config, rows)
+    assert {k: rows * v for k, v in ours.items()} == theirs
+
+
+def test_an_update_counts_three_products_for_each_of_its_passes():
+    config = replace(SMALL, discoverer_epochs=3, discriminator_epochs=2, coordinator_epochs=4)
+    env = make_env(config.env, config.num_envs, config.episode_length)
+    forward, update = flops.forward(config, env), flops.update(config, env, segments=5)
+    assert update["actor"] == 3 * 3 * 32 * forward["actor"]
+    assert update["coordinator"] == 3 * 4 * 5 * forward["coordinator"]
+    assert update["team discriminator"] == 3 * 2 * 64 * forward["team discriminator"]
+    assert flops.update(config, env, segments=0)["coordinator"] == 0
+
+
+def test_the_clock_gives_each_network_its_own_time(monkeypatch):
+    now = iter(range(1000))
+    agent = make_agent(SMALL)
+    clock = NetworkClock(agent)
+    monkeypatch.setattr("benchmarks.network_clock.time.perf_counter", lambda: float(next(now)))
+    nets, learners = agent.networks, agent.discriminators
+    team = nets.team_discriminator(torch.randn(2, 96)).sum()  # from 0
+    skills = torch.zeros(2, 4, dtype=torch.int64)
+    individual = nets.individual_discriminator(torch.randn(2, 4, 24), skills).sum()  # from 1
+    learners.team_learner.step(team)  # from 2 to 3
+    learners.individual_learner.step(individual)  # from 4 to 5
+    with torch.no_grad():
+        nets.team_discriminator(torch.randn(2, 96))  # not a gradient step
+    assert clock.pop() == {"team discriminator": 2.0, "individual discriminator": 2.0}
+    assert clock.pop() == {}
+
+
+def test_training_speed_tells_where_the_time_goes():
+    sizes = {"num-envs": 4, "batch-size": 64, "hidden-size": 16, "skill-interval": 4}
+    flags = ["--env", "simple_spread_2", "--high-level-batch-size", "8"]
+    for name, value in sizes.items():
+        flags += [f"--{name}", str(value)]
+    figures = compare.run_ours(tuple(flags), warm_up=1, rounds=2, threads=1)
+    parts = sum(network["seconds"] for network in figures["networks"].values())
+    assert figures["prepare_seconds"] > 0
+    assert figures["update_seconds"] == pytest.approx(parts + figures["prepare_seconds"])
+    both = figures["collect_seconds"] + figures["update_seconds"]
+    assert figures["steps_per_second"] == pytest.approx(64 / both)
+    assert all(network["gflops"] > 0 for network in figures["networks"].values())
+    assert 0 < figures["share"] < 1
+    assert figures["peak_mib"] > 50
+
+
+def test_the_limit_is_not_below_a_product_that_was_timed():
+    torch.set_num_threads(1)
+    a = torch.randn(640, 64)
+    b = torch.randn(64, 192)
+    seconds = machine._median_seconds(lambda: torch.mm(a, b), 0.1)
+    assert machine.product_limit(0.1) > 0.7 * 2 * 640 * 64 * 192 / seconds / 1e9
+    assert torch.get_num_threads() == 1
+
+
+def test_a_failed_run_says_why():
+    with pytest.raises(RuntimeError, match="no_such_env"):
+        compare.run_ours(("--env", "no_such_env"), 1, 1, 1)
+
+
+def figures(rate, **more):
+    return {"steps_per_second": rate, "peak_mib": 100.0, "load": 1.0, **more}
+
+
+def test_the_table_shows_the_median_run_and_the_ratio():
+    runs = {"hmasd": [figures(x) for x in (900.0, 1200.0, 1000.0)], "other": [figures(500.0)]}
+    ours, other = compare.table(runs).splitlines()[2:]
+    assert "1,000 (900 - 1,200)" in ours and "1.00 x" in ours
+    assert "2.00 x" in other
+    assert compare.median_run([figures(1.0), figures(2.0)])["steps_per_second"] == 1.0
+
+
+def test_a_missing_package_is_seen():
+    assert compare.is_installed("json", sys.executable)
+    assert not compare.is_installed("surely_not_installed", sys.executable)
+
+
+@pytest.mark.parametrize("name", compare.WORKS)
+def test_every_work_is_a_valid_command(name, monkeypatch):
+    from hmasd.cli import load_config
+    from hmasd.validation import validate
+
+    monkeypatch.chdir(ROOT)
+    validate(load_config(list(compare.WORKS[name].flags)))
+
+
+def test_growth_draws_what_its_file_holds(tmp_path):
+    point = figures(1000.0, steps_per_round=64, update_seconds=0.05, collect_seconds=0.01)
+    point |= {"update_gflop": 1.0, "limit_gflops": 88.0}
+    results = {axis: [point | {axis: value} for value in (2, 8)] for axis in growth.AXES}
+    (tmp_path / "growth.json").write_text(json.dumps(results))
+    command = [sys.executable, "benchmarks/growth.py", "--draw", "--out", str(tmp_path / "growth")]
+    subprocess.run(command, cwd=ROOT, check=True, timeout=100)
+    assert (tmp_path / "growth.png").read_bytes()[:4] == b"\x89PNG"
