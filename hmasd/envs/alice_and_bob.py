@@ -23,6 +23,7 @@ from gymnasium.spaces import Discrete, Space
 from numba import njit
 
 from hmasd.envs.alice_and_bob_picture import draw_picture
+from hmasd.envs.batch_checks import check_actions, check_saved, check_saved_clock
 from hmasd.envs.random_state import next_uint64, seed_states
 from hmasd.types import EnvStep, EnvView
 
@@ -173,16 +174,6 @@ def _collect(layout: Layout, position: np.ndarray, collected: np.ndarray) -> boo
 
 
 @njit(cache=True)
-def _find_bad_action(action: np.ndarray) -> int:
-    """Flat index of the first action outside 0..4 in [E, 2], -1 if there is none."""
-    for env in range(action.shape[0]):
-        for agent in range(NUM_AGENTS):
-            if action[env, agent] < 0 or action[env, agent] >= NUM_ACTIONS:
-                return env * NUM_AGENTS + agent
-    return -1
-
-
-@njit(cache=True)
 def _restart(layout: Layout, memory: _Memory, env: int) -> None:
     """Begin a new episode in `env`."""
     _place(layout.size, memory.position, memory.rng, env)
@@ -293,8 +284,11 @@ class AliceAndBob:
             ValueError: the actions' shape, type or a value is wrong; nothing was played then.
             RuntimeError: the env was not started.
         """
+        if not self._started:
+            raise RuntimeError("step() before reset(): call reset(seed) or set_state(state) first")
         out = self._out
-        _step_all(self.layout, self._check_action(action), self._memory, self.episode_length, out)
+        action = check_actions(action, (self.num_envs, NUM_AGENTS), NUM_ACTIONS)
+        _step_all(self.layout, action, self._memory, self.episode_length, out)
         return EnvStep(
             view=EnvView(out.obs, out.state),
             reward=out.reward,
@@ -320,7 +314,13 @@ class AliceAndBob:
             ValueError: a name, a shape, a type or a value is not what `get_state` returns.
         """
         memory = self._memory._asdict()
-        _check_memory(memory, state, self.layout.size, self.episode_length)
+        check_saved(memory, state)
+        check_saved_clock(state["clock"], self.episode_length)
+        size = self.layout.size
+        if state["position"].min() < 1 or state["position"].max() > size:
+            raise ValueError(f"the env's state: position has a cell outside 1..{size}")
+        if state["collected"].all(axis=1).any():
+            raise ValueError("the env's state: collected has a game that is won, so it is over")
         for name, array in memory.items():
             array[:] = state[name]
         _draw_all(self.layout, self._memory, self._out.obs, self._out.state)
@@ -341,26 +341,6 @@ class AliceAndBob:
     def close(self) -> None:
         """Give back what the env holds: nothing but memory."""
 
-    def _check_action(self, action: np.ndarray) -> np.ndarray:
-        """The actions as [E, 2] int64, or the error that names what is wrong with them."""
-        if not self._started:
-            raise RuntimeError("step() before reset(): call reset(seed) or set_state(state) first")
-        action = np.asarray(action)
-        shape = (self.num_envs, NUM_AGENTS)
-        if action.shape != shape or action.dtype.kind not in "iu":
-            raise ValueError(
-                f"actions must be integers of shape {shape}, got {action.dtype} of {action.shape}"
-            )
-        action = np.ascontiguousarray(action, dtype=np.int64)
-        bad = _find_bad_action(action)
-        if bad >= 0:
-            env, agent = divmod(bad, NUM_AGENTS)
-            raise ValueError(
-                f"env {env}, agent {agent}: action {action[env, agent]} is not one of the "
-                f"actions 0..{NUM_ACTIONS - 1}"
-            )
-        return action
-
 
 def _make_out(num_envs: int, state_size: int) -> _Out:
     """New arrays for the steps of `num_envs` games."""
@@ -375,27 +355,3 @@ def _make_out(num_envs: int, state_size: int) -> _Out:
         truncated=np.zeros(num_envs, dtype=np.bool_),
         success=np.zeros(num_envs, dtype=np.bool_),
     )
-
-
-def _check_memory(
-    memory: dict[str, np.ndarray], state: dict[str, np.ndarray], size: int, episode_length: int
-) -> None:
-    """Refuse a saved state that does not fit; the message names the array and the remedy."""
-    if set(state) != set(memory):
-        raise ValueError(f"the env's state has arrays {sorted(state)}, not {sorted(memory)}")
-    for name, array in memory.items():
-        given = np.asarray(state[name])
-        if given.shape != array.shape or given.dtype != array.dtype:
-            raise ValueError(
-                f"the env's state: {name} is {given.dtype} of shape {given.shape}, but this env "
-                f"needs {array.dtype} of {array.shape}; use the num_envs it was saved with"
-            )
-    if state["position"].min() < 1 or state["position"].max() > size:
-        raise ValueError(f"the env's state: position has a cell outside 1..{size}")
-    if state["collected"].all(axis=1).any():
-        raise ValueError("the env's state: collected has a game that is won, so it is over")
-    if state["clock"].min() < 0 or state["clock"].max() >= episode_length:
-        raise ValueError(
-            f"the env's state: clock has a value outside 0..{episode_length - 1}; use the "
-            f"episode_length it was saved with"
-        )
