@@ -209,6 +209,9 @@ def main() -> None:
             runs = compare(WORKS[name], systems, threads, args.repeats, args.peer_python)
             results[title] = runs
             print(f"**{title}**: `{' '.join(WORKS[name].flags) or 'default'}`\n\n{table(runs)}\n")
+            if OURS in runs:
+                bound = median_run(runs[OURS])["bound_steps_per_second"]
+                print(f"HMASD's update at the limit of matrix products: {bound:,.0f} steps/s.\n")
             if args.out is not None:  # after every work: a run that is stopped loses nothing
                 args.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 

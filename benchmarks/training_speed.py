@@ -100,6 +100,8 @@ def summarize(config: Config, trainer: Trainer, rows: list[dict[str, float]]) ->
         "gflops": rate,
         "share": rate / limit,
         "limit_gflops": limit,
+        # of the update alone, were it nothing but its products at the limit
+        "bound_steps_per_second": config.batch_size * limit / (rate * update / len(rows)),
         "peak_mib": peak,
         "load": machine.load(),
         "kernels": kernels.status(),
@@ -127,8 +129,12 @@ def describe(config: Config, figures: dict[str, Any]) -> str:
         )
     lines.append(
         f"update's products {figures['gflops']:.1f} GFLOP/s = {figures['share']:.0%} of the limit "
-        f"of {figures['limit_gflops']:.0f}; peak memory {figures['peak_mib']:,.0f} MiB; "
-        f"load {figures['load']:.1f}; kernels {figures['kernels']}"
+        f"of {figures['limit_gflops']:.0f}, at which it would do "
+        f"{figures['bound_steps_per_second']:,.0f} steps/s"
+    )
+    lines.append(
+        f"peak memory {figures['peak_mib']:,.0f} MiB; load {figures['load']:.1f}; "
+        f"kernels {figures['kernels']}"
     )
     return "\n".join(lines)
 

@@ -128,6 +128,8 @@ def test_training_speed_tells_where_the_time_goes():
     assert figures["steps_per_second"] == pytest.approx(64 / both)
     assert all(network["gflops"] > 0 for network in figures["networks"].values())
     assert 0 < figures["share"] < 1
+    update_rate = 64 / figures["update_seconds"]
+    assert figures["bound_steps_per_second"] == pytest.approx(update_rate / figures["share"])
     assert figures["peak_mib"] > 50
 
 
