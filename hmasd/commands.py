@@ -19,6 +19,7 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "train": Command("hmasd.cli", "train, or evaluate a checkpoint; as train_sync_enhanced.py"),
+    "check-env": Command("hmasd.check_env", "play an environment at random and list its faults"),
 }
 EXIT_BAD_INPUT = 2
 
@@ -41,3 +42,7 @@ def _help() -> str:
     width = max(map(len, COMMANDS))
     rows = (f"  {name:{width}}  {command.summary}" for name, command in COMMANDS.items())
     return "\n".join(("usage: hmasd COMMAND [--help] ...", "", *rows))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

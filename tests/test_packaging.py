@@ -21,7 +21,7 @@ FLOORS = {
             ("sync",),
             ("agent",),
             ("training",),
-            ("cli",),
+            ("cli", "check_env"),
             ("commands",),
         )
     )

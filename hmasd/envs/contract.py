@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import traceback
+import warnings
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from gymnasium.spaces import Box, Discrete
 
 from hmasd.envs.base import BatchedEnv
+from hmasd.envs.env_slice import EnvError
 from hmasd.types import EnvStep, EnvView
 
 Array = np.ndarray
@@ -29,13 +34,18 @@ class _Faults:
         return list(self._found.values())
 
 
+class _RaisedError(Exception):
+    """The env raised where it should not; nothing more can be played."""
+
+
 def check_env(env: BatchedEnv, steps: int, seed: int) -> list[str]:
     """Play at random and list everything that breaks the contract of `BatchedEnv`.
 
-    Shapes and types; finite numbers; final observations that equal the view where an episode goes
-    on and are not the next episode's where it ends; terminated and truncated never both; no
-    episode longer than `episode_length`; the same seed gives the same game; `set_state` goes on
-    exactly where `get_state` was called.
+    Nothing raised; shapes and types; finite numbers; masks that allow something; an agent alive
+    while an episode goes on; final observations that equal the view where an episode goes on and
+    are not the next episode's where it ends; terminated and truncated never both; no episode longer
+    than `episode_length`; actions not written to; the same seed gives the same game; `set_state`
+    goes on exactly where `get_state` was called.
 
     Args:
         env: the envs to check; they are reset and played.
@@ -46,16 +56,49 @@ def check_env(env: BatchedEnv, steps: int, seed: int) -> list[str]:
         One message per kind of fault, with env, step, field and remedy; empty if all is well.
     """
     faults = _Faults()
-    view = _copy(env.reset(seed))
-    _check_view(env, view, _RESET_STEP, faults)
-    if faults.messages():
-        return faults.messages()
+    try:
+        _check_all(env, steps, seed, faults)
+    except _RaisedError as error:
+        faults.add("raised", str(error))
+    return faults.messages()
+
+
+def _check_all(env: BatchedEnv, steps: int, seed: int, faults: _Faults) -> None:
+    """Play three times: as it comes, again from the seed, again from the middle."""
+    view = _reset(env, seed)
+    if not _check_view(env, view, _RESET_STEP, faults) or faults.messages():
+        return
     actions, played, saved = _play(env, view, steps, seed, faults)
     if len(played) == steps:
         _check_ends(played, faults)
-        _check_replay(env, view, actions, played, seed, faults)
-        _check_restore(env, saved, actions, played, faults)
-    return faults.messages()
+        if _check_replay(env, view, actions, played, seed, faults):
+            _check_restore(env, saved, actions, played, faults)
+
+
+def _reset(env: BatchedEnv, seed: int) -> EnvView:
+    return _copy(_called(f"step {_RESET_STEP}: reset", env.reset, seed))
+
+
+def _step(env: BatchedEnv, action: Array, number: int) -> EnvStep:
+    return _copy(_called(f"step {number}: step", env.step, action))
+
+
+def _called(what: str, call: Callable[..., Any], *args: Any) -> Any:
+    """What the env returns.
+
+    Raises:
+        _RaisedError: it raised; tells what and where.
+    """
+    try:
+        return call(*args)
+    except EnvError as error:  # tells all itself
+        raise _RaisedError(str(error)) from error
+    except Exception as error:
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        raise _RaisedError(
+            f"{what} raised {type(error).__name__}: {error} "
+            f"({Path(frame.filename).name}, line {frame.lineno})"
+        ) from error
 
 
 def random_action(env: BatchedEnv, view: EnvView, rng: np.random.Generator) -> Array:
@@ -75,9 +118,9 @@ def random_action(env: BatchedEnv, view: EnvView, rng: np.random.Generator) -> A
 
 def _copy(data: Any) -> Any:
     """A copy of an `EnvView` or `EnvStep` that the env can no longer change."""
-    if isinstance(data, tuple):
+    if isinstance(data, (EnvView, EnvStep)):
         return type(data)(*(_copy(field) for field in data))
-    return None if data is None else np.array(data)
+    return data.copy() if isinstance(data, np.ndarray) else data
 
 
 def _play(
@@ -91,9 +134,12 @@ def _play(
     saved: dict[str, Array] = {}
     for number in range(1, steps + 1):
         if number == steps // 2 + 1:
-            saved = env.get_state()
+            saved = _called(f"step {number - 1}: get_state", env.get_state)
         actions.append(random_action(env, view, rng))
-        step = _copy(env.step(actions[-1].copy()))
+        given = actions[-1].copy()
+        step = _step(env, given, number)
+        if (given != actions[-1]).any():
+            faults.add("action", f"step {number}: step() wrote into its actions; copy them first")
         if not _check_step(env, step, number, faults):
             break
         _check_length(env, step, clock, number, faults)
@@ -106,6 +152,13 @@ def _check_array(
     field: str, array: Array, shape: tuple[int, ...], dtype: str, number: int, faults: _Faults
 ) -> bool:
     """Whether shape and type are right; numbers that are not finite are noted, too."""
+    if not isinstance(array, np.ndarray):
+        faults.add(
+            f"shape of {field}",
+            f"step {number}: {field} is a {type(array).__name__}, but must be an array: {dtype} of "
+            f"{shape}",
+        )
+        return False
     if array.shape != shape or array.dtype != np.dtype(dtype):
         faults.add(
             f"shape of {field}",
@@ -126,14 +179,29 @@ def _check_array(
 
 def _check_view(env: BatchedEnv, view: EnvView, number: int, faults: _Faults) -> bool:
     """Check one view; whether its shapes and types are right."""
+    if not isinstance(view, EnvView):
+        faults.add("view", f"step {number}: the view is a {type(view).__name__}, not an EnvView")
+        return False
     envs, agents = env.num_envs, env.num_agents
     right = _check_array("obs", view.obs, (envs, agents, env.obs_size), "float32", number, faults)
     right &= _check_array("state", view.state, (envs, env.state_size), "float32", number, faults)
     if view.alive is not None:
-        right &= _check_array("alive", view.alive, (envs, agents), "bool", number, faults)
+        right &= _check_alive(view.alive, (envs, agents), number, faults)
     if view.action_mask is not None:
         right &= _check_mask(env, view.action_mask, number, faults)
     return right
+
+
+def _check_alive(alive: Array, shape: tuple[int, int], number: int, faults: _Faults) -> bool:
+    """Check who lives; the view shows no episode that is over."""
+    if not _check_array("alive", alive, shape, "bool", number, faults):
+        return False
+    for env in np.flatnonzero(~alive.any(axis=1))[:1]:
+        faults.add(
+            "alive",
+            f"env {env}, step {number}: no agent is alive although the episode goes on; end it",
+        )
+    return True
 
 
 def _check_mask(env: BatchedEnv, mask: Array, number: int, faults: _Faults) -> bool:
@@ -157,6 +225,9 @@ def _check_mask(env: BatchedEnv, mask: Array, number: int, faults: _Faults) -> b
 
 def _check_step(env: BatchedEnv, step: EnvStep, number: int, faults: _Faults) -> bool:
     """Check one step by itself; whether its shapes and types are right."""
+    if not isinstance(step, EnvStep):
+        faults.add("step", f"step {number}: step returned a {type(step).__name__}, not an EnvStep")
+        return False
     envs, obs_shape = env.num_envs, (env.num_envs, env.num_agents, env.obs_size)
     right = _check_view(env, step.view, number, faults)
     right &= _check_array("reward", step.reward, (envs,), "float32", number, faults)
@@ -255,20 +326,21 @@ def _check_replay(
     played: list[EnvStep],
     seed: int,
     faults: _Faults,
-) -> None:
-    """Check that the same seed and actions give the same game."""
+) -> bool:
+    """Whether the same seed and actions give the same game."""
     remedy = "draw everything random from generators that reset(seed) seeds"
-    found = _difference(_copy(env.reset(seed)), view)
+    found = _difference(_reset(env, seed), view)
     if found is not None:
         faults.add("seed", f"step 0: {found} differs after a second reset({seed}); {remedy}")
-        return
+        return False
     for number, (action, wanted) in enumerate(zip(actions, played, strict=True), start=1):
-        found = _difference(_copy(env.step(action.copy())), wanted)
+        found = _difference(_step(env, action.copy(), number), wanted)
         if found is not None:
             faults.add(
                 "seed", f"step {number}: {found} differs in a second run of seed {seed}; {remedy}"
             )
-            return
+            return False
+    return True
 
 
 def _check_restore(
@@ -279,10 +351,12 @@ def _check_restore(
     faults: _Faults,
 ) -> None:
     """Check that the second half of the play repeats after `set_state`."""
-    env.set_state(saved)
     start = len(played) // 2
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # the comparison below says it better
+        _called(f"step {start}: set_state", env.set_state, saved)
     for number in range(start + 1, len(played) + 1):
-        found = _difference(_copy(env.step(actions[number - 1].copy())), played[number - 1])
+        found = _difference(_step(env, actions[number - 1].copy(), number), played[number - 1])
         if found is not None:
             faults.add(
                 "restore",

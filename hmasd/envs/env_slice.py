@@ -138,6 +138,7 @@ class EnvSlice:
         for row in range(len(self.envs)):
             self.arrays.episode[row] = 0
             self._start(row)
+        self._check_masks()
 
     def step(self) -> None:
         """Play `arrays.action`, and start the next episode where one ended.
@@ -147,6 +148,7 @@ class EnvSlice:
         """
         for row in range(len(self.envs)):
             self._step(row)
+        self._check_masks()
 
     def replay(self) -> None:
         """Bring every env to where seed, episode, clock and played actions lead; writes views.
@@ -219,22 +221,28 @@ class EnvSlice:
         """Write what the env shows; its own arrays may change at once after that."""
         if not isinstance(view, SingleView):
             raise self._error(row, f"a view is a {type(view).__name__}, but must be a SingleView")
-        for field, given in zip(SingleView._fields, view, strict=True):
-            array = getattr(self.arrays, field)
+        self._put(row, "obs", view.obs)
+        self._put(row, "state", view.state)
+        for field in ("action_mask", "alive"):
+            given, array = getattr(view, field), getattr(self.arrays, field)
             if given is not None and array is not None:
                 self._put(row, field, given)
             elif given is not array:
                 now, before = ("missing", "given") if given is None else ("given", "missing")
                 raise self._error(
                     row,
-                    f"{field} is {now}, but was {before} at the first reset; give it always "
-                    f"or never",
+                    f"{field} is {now}, but was {before} at the first reset; give it always or "
+                    f"never",
                 )
+
+    def _check_masks(self) -> None:
+        """Refuse masks that allow nothing; once for all envs, which is quicker than one by one."""
         mask = self.arrays.action_mask
-        if mask is not None and not mask[row].any(axis=1).all():
-            agent = int(np.flatnonzero(~mask[row].any(axis=1))[0])
+        if mask is not None and not mask.any(axis=2).all():
+            row, agent = np.argwhere(~mask.any(axis=2))[0]
             raise self._error(
-                row, f"action_mask forbids agent {agent} every action; allow one, also to the dead"
+                int(row),
+                f"action_mask forbids agent {agent} every action; allow one, also to the dead",
             )
 
     def _put(self, row: int, field: str, given: object) -> None:

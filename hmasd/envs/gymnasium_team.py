@@ -81,15 +81,14 @@ class GymnasiumTeam:
         actions = tuple(self._spaces.own_action(i, own) for i, own in enumerate(action))
         observations, rewards, terminated, truncated, info = self._env.step(actions)
         self._clock += 1
-        ended, cut = bool(np.all(terminated)), bool(np.all(truncated))
-        success = succeeded(info)
-        if self._package is not None:
-            success |= self._package.solved(self._game)
-            if ended and not success and self._clock >= getattr(self._game, self._package.limit):
+        ended, cut, success = _all(terminated), _all(truncated), succeeded(info)
+        if self._package is not None and ended:
+            success = success or self._package.solved(self._game)
+            if not success and self._clock >= getattr(self._game, self._package.limit):
                 ended, cut = False, True
         return SingleStep(
             view=self._view(observations, info),
-            reward=team_reward(list(np.ravel(rewards)), self._num_rewards(rewards), self._reward),
+            reward=self._team_reward(rewards),
             terminated=ended,
             truncated=cut and not ended,
             success=success,
@@ -103,30 +102,33 @@ class GymnasiumTeam:
         """Close the game."""
         self._env.close()
 
-    def _num_rewards(self, rewards: Any) -> int:
-        """How many rewards came: one per agent, or the team's."""
-        count = np.size(rewards)
-        if count not in (1, self.num_agents):
+    def _team_reward(self, rewards: Any) -> float:
+        """The team's of one per agent, or the one that came."""
+        if np.ndim(rewards) == 0:
+            return float(rewards)
+        if len(rewards) != self.num_agents:
             raise ValueError(
-                f"step gave {count} rewards, but must give one per agent ({self.num_agents}) or "
-                f"one for the team"
+                f"step gave {len(rewards)} rewards, but must give one per agent "
+                f"({self.num_agents}) or one for the team"
             )
-        return count
+        return team_reward(rewards, self.num_agents, self._reward)
 
     def _view(self, observations: Sequence[Any], info: dict[str, Any]) -> SingleView:
         if len(observations) != self.num_agents:
             raise ValueError(
                 f"there are {len(observations)} observations, but {self.num_agents} agents"
             )
-        flat = [self._spaces.flatten(agent, seen) for agent, seen in enumerate(observations)]
-        obs = np.zeros((self.num_agents, self.obs_size), dtype=np.float32)
-        for row, own in zip(obs, flat, strict=True):
-            row[: len(own)] = own
+        obs, joined = self._spaces.flatten(observations)
         mask = None
         if self._masked:
             masks = info.get("action_mask", [None] * self.num_agents)
             mask = np.stack([self._spaces.allowed(i, own) for i, own in enumerate(masks)])
-        return SingleView(obs, np.concatenate(flat), mask)
+        return SingleView(obs, joined, mask)
+
+
+def _all(flag: Any) -> bool:
+    """A flag, or whether all of one per agent are true."""
+    return bool(flag) if isinstance(flag, (bool, np.bool_)) else bool(np.all(flag))
 
 
 def _is_listing(spaces: Any) -> bool:

@@ -12,6 +12,7 @@ through PettingZoo's own `aec_to_parallel`, which takes those that update once p
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ def is_pettingzoo(env: Any) -> bool:
     return hasattr(env, "possible_agents") and callable(getattr(env, "observation_space", None))
 
 
-def team_reward(rewards: list[float], num_agents: int, how: str) -> float:
+def team_reward(rewards: Iterable[float], num_agents: int, how: str) -> float:
     """The team's reward from its agents': their "sum", or the "mean" over all, also the dead."""
     total = float(sum(rewards))
     return total / num_agents if how == "mean" else total
@@ -109,9 +110,14 @@ class PettingZooTeam:
         gone = {name for name in actions if terminated.get(name) or truncated.get(name)}
         left = [name for name in self._env.agents if name not in gone]
         cut = any(truncated.get(name) and not terminated.get(name) for name in gone)
+        if not left and not gone <= set(observations):
+            raise ValueError(
+                f"the episode ended without observations of {sorted(gone - set(observations))}; "
+                f"return those that the last step reached, also of agents that leave"
+            )
         return SingleStep(
             view=self._view(observations, infos, left),
-            reward=team_reward(list(rewards.values()), self.num_agents, self._reward),
+            reward=team_reward(rewards.values(), self.num_agents, self._reward),
             terminated=not left and not cut,
             truncated=not left and cut,
             success=succeeded(infos),
@@ -145,18 +151,13 @@ class PettingZooTeam:
 
     def _read(self, observations: Any) -> tuple[np.ndarray, np.ndarray, dict[Any, Any]]:
         """Observations [N, O], the same joined without fillers, and masks found in them."""
-        obs = np.zeros((self.num_agents, self.obs_size), dtype=np.float32)
-        joined, masks = [], {}
-        for number, name in enumerate(self._names):
-            flat = np.zeros(self._spaces.obs_sizes[number], dtype=np.float32)
-            if name in observations:
-                seen = observations[name]
-                if isinstance(seen, dict) and "action_mask" in seen:
-                    masks[name], seen = seen["action_mask"], seen["observation"]
-                flat = self._spaces.flatten(number, seen)
-            obs[number, : len(flat)] = flat
-            joined.append(flat)
-        return obs, np.concatenate(joined), masks
+        values, masks = [], {}
+        for name in self._names:
+            seen = observations.get(name)
+            if isinstance(seen, dict) and "action_mask" in seen:
+                masks[name], seen = seen["action_mask"], seen["observation"]
+            values.append(seen)
+        return *self._spaces.flatten(values), masks
 
     def _state(self, joined: np.ndarray, over: bool) -> np.ndarray:
         """The env's own state, flat, or what stands in for it.

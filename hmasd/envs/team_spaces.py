@@ -11,7 +11,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,8 @@ class TeamSpaces:
         self._obs_spaces = list(obs_spaces)
         self.obs_sizes = [_flat_size(agent, space) for agent, space in enumerate(obs_spaces)]
         self.obs_size = max(self.obs_sizes)
+        ends = np.cumsum([0, *self.obs_sizes])
+        self._places = [slice(a, b) for a, b in pairwise(map(int, ends))]
         if len(set(self.obs_sizes)) > 1:
             self.notes.append(
                 f"observations of {self.obs_sizes} numbers are filled up with zeros to "
@@ -52,9 +55,23 @@ class TeamSpaces:
         self.is_discrete = kinds == {"discrete"}
         self.action_space = self._join_discrete() if self.is_discrete else self._join_boxes()
 
-    def flatten(self, agent: int, value: Any) -> np.ndarray:
-        """One agent's observation as flat float32 numbers, not filled up yet."""
-        return np.concatenate(list(_pieces(self._obs_spaces[agent], value)), dtype=np.float32)
+    def flatten(self, values: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
+        """Flat observations, None for an agent that has none.
+
+        Returns:
+            obs: [N, O] float32, zeros after the end of shorter ones.
+            joined: [sum of `obs_sizes`] float32, one after the other without these zeros.
+        """
+        joined = np.zeros(sum(self.obs_sizes), dtype=np.float32)
+        for space, place, value in zip(self._obs_spaces, self._places, values, strict=True):
+            if value is not None:
+                _write(space, value, joined[place])
+        if len(set(self.obs_sizes)) == 1:
+            return joined.reshape(self.num_agents, self.obs_size), joined
+        obs = np.zeros((self.num_agents, self.obs_size), dtype=np.float32)
+        for row, place, size in zip(obs, self._places, self.obs_sizes, strict=True):
+            row[:size] = joined[place]
+        return obs, joined
 
     def own_action(self, agent: int, action: np.ndarray) -> Any:
         """What the agent's own space takes for a number, or for [A] numbers, of the team's."""
@@ -153,17 +170,22 @@ def _is_bounded(space: Space) -> bool:
     return isinstance(space, Box) and space.is_bounded()
 
 
-def _pieces(space: Space, value: Any) -> Iterator[np.ndarray]:
-    """The flat parts of an observation, in the order in which its space declares them."""
-    if isinstance(space, TupleSpace):
-        for inner, part in zip(space.spaces, value, strict=True):
-            yield from _pieces(inner, part)
-    elif isinstance(space, DictSpace):
-        for name, inner in space.spaces.items():
-            yield from _pieces(inner, value[name])
+def _write(space: Space, value: Any, out: np.ndarray) -> None:
+    """Write an observation's numbers to `out`, in the order in which its space declares them."""
+    if isinstance(space, Box):
+        flat = np.asarray(value).reshape(-1)
+        if flat.shape != out.shape:
+            raise ValueError(f"an observation has shape {np.shape(value)}, but must have {space}")
+        np.divide(flat, 255, out=out) if space.dtype == np.uint8 else np.copyto(out, flat)
+    elif isinstance(space, (TupleSpace, DictSpace)):
+        parts = space.spaces.items() if isinstance(space, DictSpace) else enumerate(space.spaces)
+        start = 0
+        for name, inner in parts:
+            stop = start + space_utils.flatdim(inner)
+            _write(inner, value[name], out[start:stop])
+            start = stop
     else:
-        flat = np.asarray(space_utils.flatten(space, value))
-        yield flat / 255.0 if isinstance(space, Box) and space.dtype == np.uint8 else flat
+        out[:] = space_utils.flatten(space, value)
 
 
 def _unique(spaces: Sequence[Space]) -> str:

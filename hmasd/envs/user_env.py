@@ -145,7 +145,11 @@ def _attribute(module: Any, name: str) -> Callable[..., Any]:
     found = getattr(module, name, None)
     if callable(found):
         return found
-    known = [n for n, x in vars(module).items() if callable(x) and not n.startswith("_")]
+    known = [
+        own
+        for own, value in vars(module).items()
+        if getattr(value, "__module__", None) == module.__name__ and callable(value)
+    ]
     what = "is not callable" if hasattr(module, name) else "does not exist"
     raise ValueError(
         f"{module.__name__}:{name} {what}; name a function or class that makes the env, one of: "

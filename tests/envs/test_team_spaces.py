@@ -26,9 +26,20 @@ ONE = Discrete(2)
 )
 def test_observations_become_flat_numbers(space, value, wanted) -> None:
     spaces = TeamSpaces([space], [ONE])
-    flat = spaces.flatten(0, np.array(value) if isinstance(value, list) else value)
-    np.testing.assert_array_equal(flat, np.array(wanted, np.float32))
-    assert flat.dtype == np.float32 and spaces.obs_size == len(wanted)
+    value = np.array(value) if isinstance(value, list) else value
+    obs, joined = spaces.flatten([value])
+    np.testing.assert_array_equal(joined, np.array(wanted, np.float32))
+    np.testing.assert_array_equal(obs, joined[None])
+    assert obs.dtype == np.float32 and spaces.obs_size == len(wanted)
+
+
+def test_observations_that_differ_are_filled_up_and_missing_ones_are_zeros() -> None:
+    spaces = TeamSpaces([Box(0, 9, (1,)), Discrete(3), Box(0, 9, (2,))], [ONE] * 3)
+    obs, joined = spaces.flatten([[7], 2, None])
+    assert obs.tolist() == [[7, 0, 0], [0, 0, 1], [0, 0, 0]]
+    assert joined.tolist() == [7, 0, 0, 1, 0, 0]
+    with pytest.raises(ValueError, match=r"an observation has shape \(2,\), but must have Box"):
+        spaces.flatten([[7, 8], 2, [1, 1]])
 
 
 def test_discrete_actions_count_from_the_agents_own_start() -> None:
