@@ -29,4 +29,5 @@ def test_an_unknown_command_names_the_nearest(capsys):
 
 def test_without_words_the_commands_are_listed(capsys):
     assert commands.main([]) == 2
-    assert all(name in capsys.readouterr().out for name in commands.COMMANDS)
+    told = capsys.readouterr().out
+    assert all(name in told for name in commands.COMMANDS)
