@@ -8,6 +8,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from hmasd.envs.extras import import_extra
+
 if TYPE_CHECKING:  # naming the envs, for --help, must not import torch
     from hmasd.envs.base import BatchedEnv
     from hmasd.types import EnvOptions
@@ -29,6 +31,14 @@ def _make_simple_spread(num_agents: int, num_envs: int, episode_length: int) -> 
     return SimpleSpread(num_envs, episode_length, num_agents)
 
 
+def _make_smax(scenario: str, num_envs: int, episode_length: int, **settings: Any) -> BatchedEnv:
+    """JaxMARL's battles with the 0-1 reward; JAX is imported only where they are played."""
+    import_extra("jaxmarl", "jaxmarl")
+    from hmasd.envs.jaxmarl_env import make_smax
+
+    return make_smax(num_envs, episode_length, scenario, **settings)
+
+
 _MAKERS: dict[str, Callable[..., BatchedEnv]] = {
     "alice_and_bob": partial(_make_alice_and_bob, 8, 2),  # the guide's; its family follows
     **{
@@ -39,6 +49,8 @@ _MAKERS: dict[str, Callable[..., BatchedEnv]] = {
     },
     "simple_spread": partial(_make_simple_spread, 3),
     **{f"simple_spread_{n}": partial(_make_simple_spread, n) for n in (2, 4, 8, 16, 32, 64)},
+    "smax_3m": partial(_make_smax, "3m"),
+    "smax_2s3z": partial(_make_smax, "2s3z"),
 }
 
 

@@ -3,9 +3,10 @@
 * `my_package.my_module:make_env`: a callable of the current folder or of an installed package
 * `gym:lbforaging:Foraging-8x8-2p-2f-coop-v3`: gymnasium's id, with the module that registers it
 * `pettingzoo:mpe2.simple_spread_v3`: a module of PettingZoo's kind, with `parallel_env` or `env`
+* `jaxmarl:overcooked`: a game of JaxMARL, `vmas:navigation`: a scenario of VMAS; both batched
 
 A factory may return a PettingZoo env, a gymnasium env of several agents, a `SingleEnv`, or, if it
-takes `num_envs`, a `BatchedEnv`.
+takes `num_envs`, a `BatchedEnv`; one that takes `team_reward` is told that setting, too.
 """
 
 from __future__ import annotations
@@ -28,6 +29,10 @@ from hmasd.envs.single import SingleEnv
 from hmasd.envs.vector import make_batch
 from hmasd.types import EnvOptions
 
+_BATCHED = {  # what stands before the colon: the adapter, its factory, the argument for the rest
+    "jaxmarl": ("hmasd.envs.jaxmarl_env", "make_jaxmarl", "game"),
+    "vmas": ("hmasd.envs.vmas_env", "make_vmas", "scenario"),
+}
 _EXTRAS = {  # package: the extra that brings it
     "lbforaging": "lbforaging",
     "rware": "rware",
@@ -36,6 +41,9 @@ _EXTRAS = {  # package: the extra that brings it
     "pygame": "pettingzoo",
     "pymunk": "pettingzoo",
     "Box2D": "pettingzoo",
+    "jax": "jaxmarl",
+    "jaxmarl": "jaxmarl",
+    "vmas": "vmas",
 }
 _SINGLE = ("num_agents", "obs_size", "state_size", "action_space", "reset", "step")
 _BATCH = ("num_envs", *_SINGLE, "episode_length", "get_state", "set_state")
@@ -68,6 +76,9 @@ def find_factory(spec: str) -> Callable[..., Any]:
     if head == "pettingzoo":
         module = _import(rest, spec)
         return _attribute(module, "parallel_env" if hasattr(module, "parallel_env") else "env")
+    if head in _BATCHED:
+        module_name, maker, argument = _BATCHED[head]
+        return partial(_attribute(_import(module_name, spec), maker), **{argument: rest})
     return _attribute(_import(head, spec), rest)
 
 
@@ -111,7 +122,8 @@ def make_user_env(spec: str, num_envs: int, episode_length: int, options: EnvOpt
     sizes = {"num_envs": num_envs, "episode_length": episode_length}
     taken = _parameters(factory)
     if "num_envs" in taken:
-        given = {name: value for name, value in sizes.items() if name in taken}
+        settings = sizes | {"team_reward": options.team_reward}
+        given = {name: value for name, value in settings.items() if name in taken}
         return _checked_batch(_call(factory, spec, options, **given), spec, sizes)
     made = [_adapt(_call(factory, spec, options), spec, options)]
     if hasattr(made[0], "num_envs"):
@@ -165,11 +177,11 @@ def _parameters(factory: Callable[..., Any]) -> Collection[str]:
         return ()
 
 
-def _call(factory: Callable[..., Any], spec: str, options: EnvOptions, **sizes: int) -> Any:
+def _call(factory: Callable[..., Any], spec: str, options: EnvOptions, **given: Any) -> Any:
     """What the factory makes of its arguments."""
     args = parse_env_args(options.env_args)
     try:
-        return factory(**sizes, **args)
+        return factory(**{**given, **args})
     except Exception as error:
         told = f"{type(error).__name__}: {error}"
         raise ValueError(f"env = {spec!r}: making it with {args} raised {told}") from error

@@ -1,0 +1,342 @@
+"""Games of JaxMARL as one compiled batch: https://github.com/FLAIROX/JaxMARL, extra `jaxmarl`.
+
+One jitted function steps all envs on the CPU and restarts those that ended, so that the last
+observation of an episode is seen, which JaxMARL's own `step` hides. The game's own time limit is
+set one step behind `episode_length`: what ends an episode before is the task, and terminates it.
+
+An env's random numbers come from a key of its own, made from (seed, env).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from gymnasium.spaces import Discrete
+
+from hmasd.envs.actions import BatchActions
+from hmasd.envs.batch_checks import check_saved, check_saved_clock
+from hmasd.envs.extras import import_extra
+from hmasd.envs.random_state import seed_states
+from hmasd.types import EnvStep, EnvView
+
+Outcome = Callable[[Any, dict[str, jax.Array]], tuple[jax.Array, jax.Array]]
+"""(the game's state after a step, its rewards by agent) -> the team's reward, whether it won."""
+
+
+class _Memory(NamedTuple):
+    """All that decides one env's future."""
+
+    key: jax.Array  # [2] uint32
+    clock: jax.Array  # int32, steps played in this episode
+    game: Any  # JaxMARL's state, a tree of arrays
+
+
+class _Seen(NamedTuple):
+    """What one env shows."""
+
+    obs: jax.Array  # [N, O] float32
+    state: jax.Array  # [S] float32
+    action_mask: jax.Array | None  # [N, A] bool
+    alive: jax.Array  # [N] bool
+
+
+class _Result(NamedTuple):
+    """How one step of one env went."""
+
+    reward: jax.Array  # float32
+    terminated: jax.Array  # bool
+    truncated: jax.Array  # bool
+    success: jax.Array  # bool
+
+
+class JaxMarlEnv:
+    """`num_envs` copies of one JaxMARL game; see `BatchedEnv`.
+
+    Observations are flattened; shorter ones are filled up with zeros, and where agents have fewer
+    actions than others a mask forbids the rest. The state is the game's `world_state`, or the
+    observations joined where it has none. An agent that the game calls done while the others play
+    on is dead. A forbidden action does in JaxMARL what doing nothing does.
+
+    The arrays handed out are copies, about 3 µs each: JAX's own memory may only be read, which
+    `torch.from_numpy` takes for a mistake.
+    """
+
+    def __init__(self, game: Any, num_envs: int, episode_length: int, outcome: Outcome) -> None:
+        """Wrap a game whose own time limit is longer than `episode_length`.
+
+        Raises:
+            ValueError: a number is below 1, or the agents' actions are of kinds that do not mix.
+        """
+        for name, value in (("num_envs", num_envs), ("episode_length", episode_length)):
+            if value < 1:
+                raise ValueError(f"{name} is {value}, but must be at least 1")
+        self.num_envs = num_envs
+        self.num_agents = len(game.agents)
+        self.episode_length = episode_length
+        self._game = game
+        self._outcome = outcome
+        spaces = [game.action_space(agent) for agent in game.agents]
+        self._actions = BatchActions(game.agents, spaces)
+        self.action_space = self._actions.space
+        self._has_mask = _offers_masks(game)
+        self._sizes = self._read_sizes()
+        self._dtypes = self._settle_dtypes()
+        memory, seen = jax.eval_shape(self._begin, jax.ShapeDtypeStruct((2,), jnp.uint32))
+        self._template = memory
+        self.obs_size = seen.obs.shape[-1]
+        self.state_size = seen.state.shape[-1]
+        self._cpu = jax.devices("cpu")[0]
+        self._begin_all = jax.jit(jax.vmap(self._begin))
+        self._step_all = jax.jit(self._step_batch)
+        self._memory: _Memory | None = None
+
+    def reset(self, seed: int) -> EnvView:
+        """Start new episodes in all envs; what env e does depends on (seed, e) alone."""
+        keys = seed_states(seed, self.num_envs).view(np.uint32).reshape(self.num_envs, 2)
+        self._memory, seen = self._begin_all(jax.device_put(keys, self._cpu))
+        return _view(seen)
+
+    def step(self, action: np.ndarray) -> EnvStep:
+        """Play one step in all envs and restart those that ended; action: [E, N] or [E, N, A].
+
+        Raises:
+            ValueError: the actions' shape, type or a value is wrong; nothing was played then.
+            RuntimeError: the env was not started.
+        """
+        if self._memory is None:
+            raise RuntimeError("step() before reset(): call reset(seed) or set_state(state) first")
+        played = self._actions.read(action, self.num_envs)
+        self._memory, seen, final, result = self._step_all(self._memory, played)
+        return EnvStep(
+            view=_view(seen),
+            final_obs=np.array(final[0]),
+            final_state=np.array(final[1]),
+            **{name: np.array(array) for name, array in result._asdict().items()},
+        )
+
+    def get_state(self) -> dict[str, np.ndarray]:
+        """Copies of all arrays of JaxMARL's state, with each env's key and clock: [E, ...] each."""
+        if self._memory is None:
+            raise RuntimeError("get_state() before reset(): there is nothing to save yet")
+        return {name: np.array(array) for name, array in _named(self._memory).items()}
+
+    def set_state(self, state: dict[str, np.ndarray]) -> None:
+        """Go on exactly from where `get_state` was called, on an env of as many games.
+
+        Raises:
+            ValueError: a name, a shape, a type or a clock is not what `get_state` returns.
+        """
+        names = _named(self._template)
+        shapes = {name: (self.num_envs, *leaf.shape) for name, leaf in names.items()}
+        wanted = {name: np.empty(shapes[name], leaf.dtype) for name, leaf in names.items()}
+        check_saved(wanted, state)
+        check_saved_clock(state[".clock"], self.episode_length)
+        leaves = [jax.device_put(np.array(state[name]), self._cpu) for name in wanted]
+        self._memory = jax.tree.unflatten(jax.tree.structure(self._template), leaves)
+
+    def render(self, index: int = 0) -> np.ndarray:
+        """Refuse: JaxMARL draws each of its games in another way, none of them into an array.
+
+        Raises:
+            NotImplementedError: always.
+        """
+        raise NotImplementedError(f"{self._game.name} of JaxMARL has no picture as an array")
+
+    def close(self) -> None:
+        """Give back what the env holds: nothing but memory."""
+
+    def _read_sizes(self) -> tuple[int, ...]:
+        """Length of each agent's flattened observation."""
+        obs, _ = jax.eval_shape(self._game.reset, jax.random.PRNGKey(0))
+        return tuple(int(np.prod(obs[agent].shape)) for agent in self._game.agents)
+
+    def _settle_dtypes(self) -> Any:
+        """Types that hold a state after a reset as well as after a step; some games mix them."""
+        key = jax.random.PRNGKey(0)
+        space, agents = self.action_space, self._game.agents
+        zero = np.zeros(space.shape or (), dtype=np.int32 if isinstance(space, Discrete) else None)
+        _, fresh = jax.eval_shape(self._game.reset, key)
+        actions = dict.fromkeys(agents, jnp.asarray(zero))
+        _, reached, *_ = jax.eval_shape(self._game.step_env, key, fresh, actions)
+        return jax.tree.map(lambda a, b: jnp.promote_types(a.dtype, b.dtype), fresh, reached)
+
+    def _begin(self, key: jax.Array) -> tuple[_Memory, _Seen]:
+        """Start an episode of one env; key: [2] uint32."""
+        key, reset_key = jax.random.split(key)
+        obs, game = self._game.reset(reset_key)
+        game = jax.tree.map(lambda array, dtype: jnp.asarray(array, dtype), game, self._dtypes)
+        alive = jnp.ones(self.num_agents, dtype=bool)
+        return _Memory(key, jnp.int32(0), game), self._look(obs, game, alive)
+
+    def _play(self, memory: _Memory, action: jax.Array) -> tuple[_Memory, _Seen, _Result]:
+        """Play one step of one env, which does not restart; action: [N] or [N, A]."""
+        key, step_key = jax.random.split(memory.key)
+        actions = {agent: action[i] for i, agent in enumerate(self._game.agents)}
+        obs, game, rewards, dones, _ = self._game.step_env(step_key, memory.game, actions)
+        game = jax.tree.map(lambda array, dtype: jnp.asarray(array, dtype), game, self._dtypes)
+        clock = memory.clock + 1
+        terminated = dones["__all__"]
+        reward, won = self._outcome(game, rewards)
+        truncated = (clock >= self.episode_length) & ~terminated
+        alive = jnp.stack([~dones[agent] for agent in self._game.agents])
+        success = won & (terminated | truncated)
+        result = _Result(reward.astype(jnp.float32), terminated, truncated, success)
+        return _Memory(key, clock, game), self._look(obs, game, alive), result
+
+    def _step_batch(
+        self, memory: _Memory, action: jax.Array
+    ) -> tuple[_Memory, _Seen, tuple[jax.Array, jax.Array], _Result]:
+        """Play one step of all envs; restarts are computed only in steps in which one is due."""
+        reached, final, result = jax.vmap(self._play)(memory, action)
+        ended = result.terminated | result.truncated
+
+        def restart() -> tuple[_Memory, _Seen]:
+            fresh = jax.vmap(self._begin)(reached.key)
+            return jax.tree.map(lambda new, old: _where(ended, new, old), fresh, (reached, final))
+
+        memory, seen = jax.lax.cond(ended.any(), restart, lambda: (reached, final))
+        return memory, seen, (final.obs, final.state), result
+
+    def _look(self, obs: dict[str, jax.Array], game: Any, alive: jax.Array) -> _Seen:
+        """What one env shows, as arrays of all agents."""
+        longest = max(self._sizes)
+        rows = [
+            jnp.pad(obs[agent].astype(jnp.float32).ravel(), (0, longest - size))
+            for agent, size in zip(self._game.agents, self._sizes, strict=True)
+        ]
+        joined = jnp.stack(rows)
+        state = obs.get("world_state", joined).astype(jnp.float32).ravel()
+        return _Seen(joined, state, self._mask(game), alive)
+
+    def _mask(self, game: Any) -> jax.Array | None:
+        """The allowed actions [N, A]; None where all agents may always do everything."""
+        if not isinstance(self.action_space, Discrete):
+            return None
+        if self._has_mask:
+            actions = int(self.action_space.n)
+            given = self._game.get_avail_actions(game)
+            masks = [given[agent].astype(bool) for agent in self._game.agents]
+            return jnp.stack([jnp.pad(mask, (0, actions - len(mask))) for mask in masks])
+        return None if self._actions.mask is None else jnp.asarray(self._actions.mask)
+
+
+def make_jaxmarl(
+    num_envs: int,
+    episode_length: int,
+    game: str,
+    team_reward: Literal["sum", "mean"] = "sum",
+    **game_args: Any,
+) -> JaxMarlEnv:
+    """Make a batch of a game by JaxMARL's name for it; its episodes never count as successes.
+
+    Args:
+        num_envs: E.
+        episode_length: steps after which an episode is truncated.
+        game: one of `jaxmarl.registered_envs` with a setting `max_steps`, as "overcooked".
+        team_reward: how the agents' rewards become the team's.
+        game_args: the game's own settings; Overcooked's `layout` is given by name.
+
+    Raises:
+        MissingPackageError: JaxMARL is not installed.
+        ValueError: the game or a setting is unknown.
+    """
+    if team_reward not in ("sum", "mean"):
+        raise ValueError(f"team_reward is {team_reward!r}, but must be 'sum' or 'mean'")
+    made = _make_game(game, episode_length, game_args)
+    combine = jnp.sum if team_reward == "sum" else jnp.mean
+
+    def outcome(state: Any, rewards: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        return combine(jnp.stack([rewards[a] for a in made.agents])), jnp.bool_(False)
+
+    return JaxMarlEnv(made, num_envs, episode_length, outcome)
+
+
+def make_smax(
+    num_envs: int,
+    episode_length: int,
+    scenario: str,
+    reward: Literal["win", "shaped"] = "win",
+    **game_args: Any,
+) -> JaxMarlEnv:
+    """Make battles of SMAX against its scripted enemy; not StarCraft, but a game modelled on SMAC.
+
+    A battle is won when all enemies are dead and an ally lives.
+
+    Args:
+        num_envs: E.
+        episode_length: steps after which a battle is truncated; SMAX's own limit is 100.
+        scenario: JaxMARL's name of the map, as "3m" or "2s3z".
+        reward: "win": 1 for a win, else 0. "shaped": SMAX's own, the share of the enemies' health
+            that each step took, and 1 for a win.
+        game_args: SMAX's own settings.
+
+    Raises:
+        MissingPackageError: JaxMARL is not installed.
+        ValueError: the scenario or a setting is unknown.
+    """
+    if reward not in ("win", "shaped"):
+        raise ValueError(f"reward is {reward!r}, but must be 'win' or 'shaped'")
+    smax = import_extra("jaxmarl.environments.smax", "jaxmarl")
+    try:
+        units = smax.map_name_to_scenario(scenario)
+    except KeyError:
+        raise ValueError(
+            f"SMAX has no scenario {scenario!r}; 3m and 2s3z are two of them"
+        ) from None
+    made = _make_game("HeuristicEnemySMAX", episode_length, {"scenario": units, **game_args})
+
+    def outcome(state: Any, rewards: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        alive = state.state.unit_alive  # [allies and enemies]
+        won = alive[: made.num_allies].any() & ~alive[made.num_allies :].any()
+        return (won if reward == "win" else rewards[made.agents[0]]), won
+
+    return JaxMarlEnv(made, num_envs, episode_length, outcome)
+
+
+def _make_game(name: str, episode_length: int, game_args: dict[str, Any]) -> Any:
+    """JaxMARL's game, with its own time limit out of the way."""
+    jaxmarl = import_extra("jaxmarl", "jaxmarl")
+    if isinstance(game_args.get("layout"), str):
+        layouts = import_extra("jaxmarl.environments.overcooked", "jaxmarl").overcooked_layouts
+        if game_args["layout"] not in layouts:
+            raise ValueError(
+                f"there is no layout {game_args['layout']!r}; JaxMARL has {', '.join(layouts)}"
+            )
+        game_args = game_args | {"layout": layouts[game_args["layout"]]}
+    try:
+        return jaxmarl.make(name, max_steps=episode_length + 1, **game_args)
+    except (TypeError, UnboundLocalError) as error:
+        raise ValueError(
+            f"JaxMARL cannot make {name!r} with settings {sorted(['max_steps', *game_args])}: "
+            f"{error}"
+        ) from error
+
+
+def _offers_masks(game: Any) -> bool:
+    """Whether the game says which actions are allowed; the base class raises instead."""
+    _, state = jax.eval_shape(game.reset, jax.random.PRNGKey(0))
+    try:
+        jax.eval_shape(game.get_avail_actions, state)
+    except NotImplementedError:
+        return False
+    return True
+
+
+def _where(chosen: jax.Array, new: jax.Array, old: jax.Array) -> jax.Array:
+    """`new` in the chosen envs, `old` in the others; chosen: [E], new and old: [E, ...]."""
+    return jnp.where(chosen.reshape(-1, *[1] * (new.ndim - 1)), new, old)
+
+
+def _named(tree: Any) -> dict[str, Any]:
+    """The arrays of a tree by their path in it, in the tree's order."""
+    return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
+
+
+def _view(seen: _Seen) -> EnvView:
+    """What all envs show, as arrays of this process."""
+    mask = None if seen.action_mask is None else np.array(seen.action_mask)
+    return EnvView(np.array(seen.obs), np.array(seen.state), mask, np.array(seen.alive))
