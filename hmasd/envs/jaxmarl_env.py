@@ -300,6 +300,9 @@ def make_smax(
 def _make_game(name: str, episode_length: int, game_args: dict[str, Any]) -> Any:
     """JaxMARL's game, with its own time limit out of the way."""
     jaxmarl = import_extra("jaxmarl", "jaxmarl")
+    if name not in jaxmarl.registered_envs:
+        known = ", ".join(jaxmarl.registered_envs)
+        raise ValueError(f"JaxMARL has no game {name!r}; it has {known}")
     if isinstance(game_args.get("layout"), str):
         layouts = import_extra("jaxmarl.environments.overcooked", "jaxmarl").overcooked_layouts
         if game_args["layout"] not in layouts:
@@ -309,7 +312,7 @@ def _make_game(name: str, episode_length: int, game_args: dict[str, Any]) -> Any
         game_args = game_args | {"layout": layouts[game_args["layout"]]}
     try:
         return jaxmarl.make(name, max_steps=episode_length + 1, **game_args)
-    except (TypeError, UnboundLocalError) as error:
+    except TypeError as error:
         raise ValueError(
             f"JaxMARL cannot make {name!r} with settings {sorted(['max_steps', *game_args])}: "
             f"{error}"

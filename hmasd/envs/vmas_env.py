@@ -62,6 +62,8 @@ class VmasEnv:
         self.obs_size = max(self._sizes)
         self.state_size = self.num_agents * self.obs_size
         self._started = False
+        still = np.zeros((self.num_envs, self.num_agents, *(self.action_space.shape or ())))
+        self._play(still.astype(self.action_space.dtype))  # what a step makes, set_state must find
 
     def reset(self, seed: int) -> EnvView:
         """Start new episodes in all envs; the seed decides all that follows.
@@ -85,11 +87,7 @@ class VmasEnv:
         """
         if not self._started:
             raise RuntimeError("step() before reset(): call reset(seed) or set_state(state) first")
-        columns = self._actions.read(action, self.num_envs)
-        if columns.ndim == 2:  # VMAS wants discrete actions as columns, too
-            columns = columns[..., None]
-        played = [torch.from_numpy(columns[:, agent]) for agent in range(self.num_agents)]
-        obs, rewards, done, _ = self._call(self._game.step, played)
+        obs, rewards, done, _ = self._play(self._actions.read(action, self.num_envs))
         self._clock += 1
         terminated = done.numpy().copy()
         truncated = (self._clock >= self.episode_length) & ~terminated
@@ -110,7 +108,7 @@ class VmasEnv:
         With them come the clocks [E] and the states of VMAS's three random generators.
         """
         _, leaves = _walk(self._game)
-        state = {path: np.array(value) for path, value in leaves.items()}
+        state = {path: _as_array(value) for path, value in leaves.items()}
         return state | {"clock": self._clock.copy()} | _random_arrays(self._random)
 
     def set_state(self, state: dict[str, np.ndarray]) -> None:
@@ -139,6 +137,12 @@ class VmasEnv:
 
     def close(self) -> None:
         """Give back what the env holds: nothing but memory."""
+
+    def _play(self, action: np.ndarray) -> tuple[list[Tensor], list[Tensor], Tensor, list[Any]]:
+        """VMAS's own step: observations, rewards, dones and infos; action: [E, N] or [E, N, A]."""
+        columns = action if action.ndim > 2 else action[..., None]
+        played = [torch.from_numpy(columns[:, agent]) for agent in range(self.num_agents)]
+        return self._call(self._game.step, played)
 
     @torch.no_grad()
     def _call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -235,13 +239,19 @@ def _walk(root: Any) -> tuple[dict[str, Any], dict[str, Tensor | bool | int | fl
 def _parts(value: Any) -> Iterator[tuple[str, Any]] | None:
     """Names and values of what a holder holds; None: not VMAS's, or nothing that changes."""
     if isinstance(value, dict):
-        return ((str(name), part) for name, part in value.items() if isinstance(name, str))
+        return ((getattr(key, "name", str(key)), part) for key, part in value.items())
     if isinstance(value, list):
         return ((str(number), part) for number, part in enumerate(value))
-    if isinstance(value, enum.Enum):
+    if isinstance(value, (enum.Enum, type)) or not hasattr(value, "__dict__"):
         return None
-    ours = any(kind.__module__.startswith("vmas.") for kind in type(value).__mro__)
-    return iter(vars(value).items()) if ours and hasattr(value, "__dict__") else None
+    # VMAS imports its scenarios' files under an empty name
+    rooms = {kind.__module__.partition(".")[0] for kind in type(value).__mro__}
+    return iter(vars(value).items()) if rooms & {"vmas", ""} else None
+
+
+def _as_array(value: Tensor | bool | int | float) -> np.ndarray:
+    """A copy of a leaf."""
+    return value.numpy().copy() if isinstance(value, Tensor) else np.array(value)
 
 
 def _put(holders: dict[str, Any], path: str, value: Tensor | bool | int | float) -> None:
@@ -251,7 +261,8 @@ def _put(holders: dict[str, Any], path: str, value: Tensor | bool | int | float)
     if isinstance(holder, list):
         holder[int(name)] = value
     elif isinstance(holder, dict):
-        holder[name] = value
+        keys = {getattr(key, "name", str(key)): key for key in holder}
+        holder[keys.get(name, name)] = value
     else:
         setattr(holder, name, value)
 
@@ -259,7 +270,7 @@ def _put(holders: dict[str, Any], path: str, value: Tensor | bool | int | float)
 def _check_state(
     state: dict[str, np.ndarray], holders: dict[str, Any], leaves: dict[str, Any], num_envs: int
 ) -> None:
-    """Refuse a saved state that does not fit; what only a later step creates may be missing."""
+    """Refuse a saved state that does not fit."""
     for path, array in state.items():
         if path.rpartition(".")[0] not in holders:
             raise ValueError(f"the env's state: this scenario has nothing that holds {path}")
