@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 from gymnasium.spaces import Discrete
 
+from hmasd.envs.batch_checks import check_actions, check_saved, check_saved_clock
 from hmasd.envs.env_slice import BatchArrays, EnvSlice, GameSizes, array_shapes, sizes_of
 from hmasd.envs.single import SingleEnv
 from hmasd.types import EnvStep, EnvView
@@ -108,7 +109,8 @@ class SingleEnvBatch:
             ValueError: a name, a shape, a type or a clock is not what `get_state` returns.
             EnvError: an env raised.
         """
-        self._check_state(state)
+        check_saved({name: getattr(self._arrays, name) for name in (*_MEMORY, "obs")}, state)
+        check_saved_clock(state["clock"], self.episode_length)
         for name in _MEMORY:
             getattr(self._arrays, name)[:] = state[name]
         self._runner.replay()
@@ -139,43 +141,25 @@ class SingleEnvBatch:
 
     def _check_action(self, action: np.ndarray) -> np.ndarray:
         """The actions, or the error that names what is wrong with them."""
-        wanted, space = self._arrays.action, self.action_space
-        kinds = "iu" if isinstance(space, Discrete) else "f"
-        if action.shape != wanted.shape or action.dtype.kind not in kinds:
-            raise ValueError(
-                f"actions must be {wanted.dtype} of shape {wanted.shape}, got {action.dtype} of "
-                f"{action.shape}"
-            )
+        space, mask = self.action_space, self._arrays.action_mask
         if isinstance(space, Discrete):
-            bad, reason = (action < 0) | (action >= space.n), f"not in 0..{int(space.n) - 1}"
-            if self._arrays.action_mask is not None and not bad.any():
-                allowed = np.take_along_axis(self._arrays.action_mask, action[..., None], axis=2)
-                bad, reason = ~allowed[..., 0], "forbidden by the action mask"
+            action = check_actions(action, (self.num_envs, self.num_agents), int(space.n))
+            if mask is None:
+                return action
+            bad = ~np.take_along_axis(mask, action[..., None], axis=2)[..., 0]
+            reason = "forbidden by the action mask"
         else:
+            shape = self._arrays.action.shape
+            if action.shape != shape or action.dtype.kind != "f":
+                raise ValueError(
+                    f"actions must be floats of shape {shape}, got {action.dtype} of {action.shape}"
+                )
             bad, reason = ~np.isfinite(action), "not finite"
         for index in np.argwhere(bad)[:1]:
             raise ValueError(
                 f"env {index[0]}, agent {index[1]}: action {action[tuple(index)]} is {reason}"
             )
         return action
-
-    def _check_state(self, state: dict[str, np.ndarray]) -> None:
-        """Refuse a saved state that does not fit; the message names the array and the remedy."""
-        known = (*_MEMORY, "obs")
-        if set(state) != set(known):
-            raise ValueError(f"the env's state has arrays {sorted(state)}, not {sorted(known)}")
-        for name in known:
-            array, given = getattr(self._arrays, name), np.asarray(state[name])
-            if given.shape != array.shape or given.dtype != array.dtype:
-                raise ValueError(
-                    f"the env's state: {name} is {given.dtype} of shape {given.shape}, but this "
-                    f"env needs {array.dtype} of {array.shape}; use the num_envs and "
-                    f"episode_length it was saved with"
-                )
-        if state["clock"].min() < 0 or state["clock"].max() >= self.episode_length:
-            raise ValueError(
-                f"the env's state: clock has a value outside 0..{self.episode_length - 1}"
-            )
 
 
 def make_arrays(game: GameSizes, num_envs: int, episode_length: int) -> BatchArrays:

@@ -185,10 +185,14 @@ def test_refuses_a_state_that_does_not_fit(change: dict, words: str) -> None:
     ("make", "action", "words"),
     [
         (Walk, np.zeros((2, 3), int), r"of shape \(2, 2\), got"),
-        (Walk, np.zeros((2, 2)), "must be int64"),
-        (Walk, np.array([[1, 1], [1, 3]]), r"env 1, agent 1: action 3 is not in 0..2"),
+        (Walk, np.zeros((2, 2)), "must be integers"),
+        (
+            Walk,
+            np.array([[1, 1], [1, 3]]),
+            r"env 1, agent 1: action 3 is not one of the actions 0..2",
+        ),
         (Walk, np.array([[1, 1], [1, 0]]), r"env 1, agent 1: action 0 is forbidden by the"),
-        (Push, np.zeros((2, 1, 2), int), "must be float32"),
+        (Push, np.zeros((2, 1, 2), int), "must be floats"),
         (Push, np.array([[[0, 0]], [[0, np.nan]]], np.float32), "env 1, agent 0: .*nan is not"),
     ],
 )
