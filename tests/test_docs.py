@@ -4,8 +4,10 @@ import ast
 import dataclasses
 import importlib.util
 import itertools
+import json
 import re
 import shlex
+import sys
 import textwrap
 from pathlib import Path
 
@@ -14,7 +16,9 @@ import yaml
 
 from hmasd import checkpoint, cli, validation
 from hmasd.agent import HMASDAgent
+from hmasd.commands import COMMANDS, main
 from hmasd.config import Config
+from hmasd.envs import user_env
 from hmasd.envs.registry import make_env
 from hmasd.settings import Entry, changed
 from hmasd.telemetry.tags import meaning
@@ -116,6 +120,8 @@ def check_command(words):
         check_make(rest)
     elif program == "pip":
         check_pip(rest)
+    elif program == "hmasd":
+        check_hmasd(rest)
     elif program == "tensorboard":
         demand(rest[:1] == ["--logdir"] and len(rest) > 1, words)
     elif program == "git":
@@ -141,6 +147,16 @@ def check_python(words):
         check_program(Path(spec.origin), words[2:])
     else:
         check_program(ROOT / words[0], words[1:])
+
+
+def check_hmasd(words):
+    demand(words and words[0] in COMMANDS, ["hmasd", *words])
+    if words[0] == "train":
+        check_training(words[1:])
+        return
+    source = text_of(Path(importlib.util.find_spec(COMMANDS[words[0]].module).origin))
+    flags = {word[2:].split("=")[0] for word in words if word.startswith("--")}
+    demand(flags <= own_flags(source) | {"help"}, ["hmasd", *words])
 
 
 def check_training(argv):
@@ -197,12 +213,13 @@ def no_files(monkeypatch):
     """The files that commands name need not exist here."""
     monkeypatch.setattr(cli, "read_yaml", lambda path: {})
     monkeypatch.setattr(validation, "_file_problems", lambda config: [])
+    monkeypatch.setattr(user_env, "find_factory", lambda spec: None)
 
 
 @each_page
 def test_every_command_is_known(page, no_files, monkeypatch):
     monkeypatch.chdir(ROOT)
-    inline = re.findall(r"`((?:python3?|make|pip|tensorboard) [^`\n]+)`", text_of(page))
+    inline = re.findall(r"`((?:python3?|make|pip|tensorboard|hmasd) [^`\n]+)`", text_of(page))
     typed = [
         "\n".join(line for line in block.splitlines() if line.startswith("$ "))
         for block in blocks(page, "console")
@@ -231,6 +248,10 @@ def test_every_command_is_known(page, no_files, monkeypatch):
         "tensorboard tf-logs/",
         "for seed in one two; do python train_sync_enhanced.py --seed $seed; done",
         "cd hmasd && hmasd-train --fast",
+        "hmasd teach",
+        "hmasd train --env my_game",
+        "hmasd train --env my_game:make --envs 3",
+        "hmasd check-env my_game:make --fast",
     ],
 )
 def test_control_a_made_up_command_is_refused(script, no_files, monkeypatch, capsys):
@@ -341,6 +362,24 @@ def test_the_guides_exit_codes_are_those_of_the_program():
         request.signal = number
         codes.add(int(request.exit_code))
     assert {int(x) for x in re.findall(r"^\| (\d+) \|", text_of(GUIDE), re.MULTILINE)} == codes
+
+
+def test_the_environment_of_the_example_is_checked_and_trained_on(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    page = ROOT / "docs" / "environments.md"
+    (game,) = [block for block in blocks(page, "python") if "class Meeting" in block]
+    Path("my_game.py").write_text(game, encoding="utf-8")
+    assert main(["check-env", "my_game:Meeting", "--steps", "60", "--episode-length", "20"]) == 0
+    told = capsys.readouterr().out
+    assert "observation 2, state 4, actions Discrete(3)" in told and "with success" in told
+    small = "--num-envs 4 --batch-size 32 --total-steps 64 --eval-episodes 4 --hidden-size 8"
+    train = f"train --env my_game:Meeting --env-args {{cells:\\ 5}} --episode-length 20 {small}"
+    assert main(shlex.split(train)) == 0
+    (final,) = Path("models").glob("*_final.pth")
+    assert main(["train", "--eval-only", "--model-path", str(final)]) == 0
+    (report,) = Path("runs").glob("*/evaluation.json")
+    assert json.loads(report.read_text())["config"]["env_args"] == "{cells: 5}"
 
 
 def test_the_guides_program_shows_where_each_skill_leads(tmp_path, monkeypatch, capsys):

@@ -9,7 +9,8 @@ and `step` follow gymnasium; rewards are one per agent, or one number for the te
 * Success: one of `SUCCESS_KEYS` in the info at the end; without, the env never succeeds.
 
 Some packages end an episode at their own time limit as if the task had ended. Where `_PACKAGES`
-knows the limit, such an end is a truncation.
+knows the limit, such an end is a truncation. It also mends what a package's reset leaves behind, so
+that the seed alone decides an episode.
 """
 
 from __future__ import annotations
@@ -27,15 +28,24 @@ from hmasd.envs.team_spaces import TeamSpaces
 
 
 class _Package(NamedTuple):
-    """What a package does not tell through gymnasium."""
+    """What a package does not tell through gymnasium, or does not do."""
 
     limit: str  # name of the game's attribute with its time limit
-    solved: Callable[[Any], bool]  # whether the game has reached its goal
+    solved: Callable[[Any], bool] = lambda game: False  # whether it has reached its goal
+    forget: Callable[[Any], None] = lambda game: None  # the last episode, before a reset
+
+
+def _forget_players(game: Any) -> None:
+    """Lbforaging starts nobody where one who is not placed yet stood when the last game ended."""
+    for player in game.players:
+        player.position = None
 
 
 _PACKAGES = {
-    "lbforaging": _Package("_max_episode_steps", lambda game: not game.field.any()),
-    "rware": _Package("max_steps", lambda game: False),  # shelves are asked for without end
+    "lbforaging": _Package(
+        "_max_episode_steps", lambda game: not game.field.any(), _forget_players
+    ),
+    "rware": _Package("max_steps"),  # shelves are asked for without end
 }
 
 
@@ -64,8 +74,7 @@ class GymnasiumTeam:
         self.obs_size = self._spaces.obs_size
         self.state_size = sum(self._spaces.obs_sizes)
         self.action_space = self._spaces.action_space
-        self._masked = self._spaces.has_fillers or "action_mask" in env.reset(seed=0)[1]
-        self._clock = 0
+        self._masked = self._spaces.has_fillers or "action_mask" in self._restart(0)[1]
         self.notes = [
             *self._spaces.notes,
             "the env has no state: the agents' observations joined stand in",
@@ -73,8 +82,7 @@ class GymnasiumTeam:
 
     def reset(self, seed: int) -> SingleView:
         """Start a new episode."""
-        self._clock = 0
-        return self._view(*self._env.reset(seed=seed))
+        return self._view(*self._restart(seed))
 
     def step(self, action: np.ndarray) -> SingleStep:
         """Play one step."""
@@ -101,6 +109,13 @@ class GymnasiumTeam:
     def close(self) -> None:
         """Close the game."""
         self._env.close()
+
+    def _restart(self, seed: int) -> tuple[Sequence[Any], dict[str, Any]]:
+        """The env's own reset."""
+        self._clock = 0
+        if self._package is not None:
+            self._package.forget(self._game)
+        return self._env.reset(seed=seed)
 
     def _team_reward(self, rewards: Any) -> float:
         """The team's of one per agent, or the one that came."""
