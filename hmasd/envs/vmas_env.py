@@ -8,6 +8,8 @@ training; still, what env e does depends on `num_envs`.
 from __future__ import annotations
 
 import enum
+import re
+from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
@@ -19,6 +21,9 @@ from hmasd.envs.actions import BatchActions
 from hmasd.envs.extras import import_extra
 from hmasd.types import EnvStep, EnvView
 
+Leaf = Tensor | bool | int | float
+
+_IN_WORLD = re.compile(r"\.world\._(agents|landmarks)\.\d+")  # where entities have their home
 _SEEDS = 2**32  # numpy's generator takes no more
 
 
@@ -122,9 +127,14 @@ class VmasEnv:
         _check_state(inside, holders, leaves, self.num_envs)
         if state["clock"].shape != self._clock.shape:
             raise ValueError(f"the env's state: clock is not of {self.num_envs} envs")
+        entities = _entities(self._game)
         for path, array in inside.items():
-            is_number = isinstance(leaves.get(path), (bool, int, float))
-            _put(holders, path, array.item() if is_number else torch.from_numpy(array.copy()))
+            if path.endswith("@"):
+                _put(holders, path[:-1], entities[array.item()])
+            elif isinstance(leaves.get(path), (bool, int, float)):
+                _put(holders, path, array.item())
+            else:
+                _put(holders, path, torch.from_numpy(array.copy()))
         self._clock[:] = state["clock"]
         self._random = _random_state(state)
         self._started = True
@@ -168,9 +178,11 @@ class VmasEnv:
         """Restart the ended envs [E]; final: [E, N, O], what the others show."""
         if not ended.any():
             return self._view(final)
+        self._clock[ended] = 0
+        if ended.all():  # one call instead of one per env
+            return self._view(self._join(self._call(self._game.reset)))
         for env in np.flatnonzero(ended):
             self._call(self._game.reset_at, int(env), return_observations=False)
-        self._clock[ended] = 0
         get = self._game.get_from_scenario
         (obs,) = self._call(
             get, get_observations=True, get_rewards=False, get_infos=False, get_dones=False
@@ -213,26 +225,35 @@ def make_vmas(
     return VmasEnv(game, episode_length, torch.sum if team_reward == "sum" else torch.mean)
 
 
-def _walk(root: Any) -> tuple[dict[str, Any], dict[str, Tensor | bool | int | float]]:
-    """All that VMAS's objects hold below `root`, each holder once.
+def _entities(game: Any) -> list[Any]:
+    """The agents and landmarks of VMAS's world; what a scenario points to, as at a goal."""
+    return [*game.world.agents, *game.world.landmarks]
+
+
+def _walk(game: Any) -> tuple[dict[str, Any], dict[str, Leaf]]:
+    """All that VMAS's objects hold, each holder once; the world first, whose paths never change.
 
     Returns:
-        The holders (objects, lists, dicts) and the leaves (tensors, numbers), by their paths.
+        The holders (objects, lists, dicts) and the leaves by their paths: tensors, numbers, and,
+        under a path that ends in "@", the number of the entity that is pointed to.
     """
     holders: dict[str, Any] = {}
-    leaves: dict[str, Tensor | bool | int | float] = {}
+    leaves: dict[str, Leaf] = {}
+    numbers = {id(entity): number for number, entity in enumerate(_entities(game))}
     seen: set[int] = set()
-    waiting = [("", root)]
+    waiting = deque([(".world", game.world), ("", game)])
     while waiting:
-        path, value = waiting.pop()
+        path, value = waiting.popleft()
         if isinstance(value, (Tensor, bool, int, float)) and not isinstance(value, enum.Enum):
             leaves[path] = value
-            continue
-        parts = _parts(value)
-        if parts is not None and id(value) not in seen:
+        elif id(value) in numbers and not _IN_WORLD.fullmatch(path):
+            leaves[path + "@"] = numbers[id(value)]
+        elif id(value) not in seen:
             seen.add(id(value))
-            holders[path] = value
-            waiting += [(f"{path}.{name}", part) for name, part in parts]
+            parts = _parts(value)
+            if parts is not None:
+                holders[path] = value
+                waiting += [(f"{path}.{name}", part) for name, part in parts]
     return holders, leaves
 
 
@@ -249,13 +270,13 @@ def _parts(value: Any) -> Iterator[tuple[str, Any]] | None:
     return iter(vars(value).items()) if rooms & {"vmas", ""} else None
 
 
-def _as_array(value: Tensor | bool | int | float) -> np.ndarray:
+def _as_array(value: Leaf) -> np.ndarray:
     """A copy of a leaf."""
     return value.numpy().copy() if isinstance(value, Tensor) else np.array(value)
 
 
-def _put(holders: dict[str, Any], path: str, value: Tensor | bool | int | float) -> None:
-    """Put a leaf at its place."""
+def _put(holders: dict[str, Any], path: str, value: Any) -> None:
+    """Put a value at its place."""
     parent, _, name = path.rpartition(".")
     holder = holders[parent]
     if isinstance(holder, list):

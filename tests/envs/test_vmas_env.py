@@ -43,7 +43,7 @@ def test_follows_the_contract(name: str, args: str, sizes: tuple[int, int, int])
     assert check_env(env, steps=40, seed=3) == []
 
 
-@pytest.mark.parametrize("scenario", ["navigation", "balance", "football"])
+@pytest.mark.parametrize("scenario", ["navigation", "balance", "football", "simple_reference"])
 def test_goes_on_exactly_in_another_object(scenario: str) -> None:
     env, other = make_vmas(3, 12, scenario), make_vmas(3, 12, scenario)
     played = actions(env, 40)
@@ -95,7 +95,7 @@ def test_a_reached_goal_terminates() -> None:
     env = make_vmas(2, 50, "navigation", n_agents=1, collisions=False)
     env.reset(1)
     state = env.get_state()
-    agent, goal = ".agents.0._state._pos", ".agents.0._goal._state._pos"
+    agent, goal = ".world._agents.0._state._pos", ".world._landmarks.0._state._pos"
     state[goal][0] = state[agent][0]
     state[goal][1] = state[agent][1] + 1.0
     env.set_state(state)
