@@ -26,6 +26,7 @@ class BatchActions:
             ValueError: the spaces are of kinds or bounds that do not mix.
         """
         self.num_agents = len(agents)
+        self.notes: list[str] = []
         self.space: Space
         self.mask: np.ndarray | None = None  # [N, A] bool, where agents have fewer than others
         if all(hasattr(space, "n") for space in spaces):
@@ -33,6 +34,10 @@ class BatchActions:
             self.space = Discrete(int(counts.max()))
             if counts.min() < counts.max():
                 self.mask = np.arange(counts.max()) < counts[:, None]
+                self.notes.append(
+                    f"agents have {counts.tolist()} actions: all get {counts.max()}, and an "
+                    f"agent's action mask forbids what it does not have"
+                )
             return
         bounds = [_bounds(space) for space in spaces if hasattr(space, "low")]
         if len(bounds) < len(spaces) or any(not np.array_equal(x, bounds[0]) for x in bounds):
@@ -43,6 +48,7 @@ class BatchActions:
         low, high = bounds[0]
         self.space = Box(-1.0, 1.0, low.shape, np.float32)
         self._middle, self._half = (high + low) / 2, (high - low) / 2
+        self.notes.append("actions are clipped to [-1, 1] and stretched to their bounds")
 
     def read(self, action: np.ndarray, num_envs: int) -> np.ndarray:
         """What the game takes: int64 [E, N], or float32 [E, N, A] within the game's own bounds.
@@ -72,3 +78,13 @@ def _bounds(space: Any) -> np.ndarray:
         [np.broadcast_to(np.asarray(x), space.shape) for x in (space.low, space.high)]
     )
     return np.where(np.isfinite(bounds), bounds, np.nan).astype(np.float32)
+
+
+def padding_notes(sizes: Sequence[int]) -> list[str]:
+    """What is to be told where agents' observations of these sizes are filled up."""
+    if len(set(sizes)) == 1:
+        return []
+    return [
+        f"observations of {list(sizes)} numbers are filled up with zeros to {max(sizes)}; "
+        f"--agent-id lets agents that differ know who they are"
+    ]

@@ -6,7 +6,7 @@ import importlib
 from types import ModuleType
 
 
-class MissingPackageError(ImportError):
+class MissingPackageError(ValueError):
     """An env needs a package that is not installed; the message has the line that installs it."""
 
 

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from gymnasium.spaces import Discrete
 
-from hmasd.envs.actions import BatchActions
+from hmasd.envs.actions import BatchActions, padding_notes
 from hmasd.envs.batch_checks import check_saved, check_saved_clock
 from hmasd.envs.extras import import_extra
 from hmasd.envs.random_state import seed_states
@@ -89,6 +89,9 @@ class JaxMarlEnv:
         self._template = memory
         self.obs_size = seen.obs.shape[-1]
         self.state_size = seen.state.shape[-1]
+        self.notes = self._actions.notes + padding_notes(self._sizes)
+        if self.state_size == self.num_agents * self.obs_size:
+            self.notes.append("the agents' observations joined stand in for a state")
         self._cpu = jax.devices("cpu")[0]
         self._begin_all = jax.jit(jax.vmap(self._begin))
         self._step_all = jax.jit(self._step_batch)
@@ -252,7 +255,9 @@ def make_jaxmarl(
     def outcome(state: Any, rewards: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
         return combine(jnp.stack([rewards[a] for a in made.agents])), jnp.bool_(False)
 
-    return JaxMarlEnv(made, num_envs, episode_length, outcome)
+    env = JaxMarlEnv(made, num_envs, episode_length, outcome)
+    env.notes.append("the game does not tell success: its rate stays 0, so look at the return")
+    return env
 
 
 def make_smax(

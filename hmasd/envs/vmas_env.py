@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hmasd.envs.actions import BatchActions
+from hmasd.envs.actions import BatchActions, padding_notes
 from hmasd.envs.extras import import_extra
 from hmasd.types import EnvStep, EnvView
 
@@ -66,6 +66,12 @@ class VmasEnv:
         self._sizes = [space.shape[0] for space in game.observation_space]
         self.obs_size = max(self._sizes)
         self.state_size = self.num_agents * self.obs_size
+        self.notes = [
+            *self._actions.notes,
+            *padding_notes(self._sizes),
+            "the agents' observations joined stand in for a state",
+            "the scenario does not tell success: its rate stays 0, so look at the return",
+        ]
         self._started = False
         still = np.zeros((self.num_envs, self.num_agents, *(self.action_space.shape or ())))
         self._play(still.astype(self.action_space.dtype))  # what a step makes, set_state must find

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from gymnasium.spaces import Box, Discrete
 
-from hmasd.envs.actions import BatchActions
+from hmasd.envs.actions import BatchActions, padding_notes
 
 
 def test_discrete_agents_share_the_longest_list() -> None:
@@ -15,7 +15,16 @@ def test_discrete_agents_share_the_longest_list() -> None:
     assert actions.mask.tolist() == [[True, True, True, False, False], [True] * 5]
     played = actions.read(np.array([[2, 4]], dtype=np.int32), 1)
     assert (played.tolist(), played.dtype) == ([[2, 4]], np.int64)
-    assert BatchActions(["a", "b"], [Discrete(4)] * 2).mask is None
+    assert "agents have [3, 5] actions" in actions.notes[0]
+    alike = BatchActions(["a", "b"], [Discrete(4)] * 2)
+    assert alike.mask is None
+    assert alike.notes == []
+
+
+def test_filled_up_observations_are_told() -> None:
+    assert padding_notes([4, 4]) == []
+    (note,) = padding_notes([3, 11])
+    assert "[3, 11] numbers are filled up with zeros to 11" in note
 
 
 def test_boxes_are_shown_as_plus_minus_1() -> None:

@@ -17,14 +17,17 @@ from hmasd.envs.user_env import _EXTRAS, make_single
 from hmasd.types import EnvOptions
 
 PAGE = Path(__file__).parents[2] / "docs" / "environments.md"
-LISTED = re.findall(r"^hmasd check-env ((?:gym|pettingzoo):.*)$", PAGE.read_text(), re.MULTILINE)
+LISTED = re.findall(
+    r"^hmasd check-env ((?:gym|pettingzoo|vmas):.*)$", PAGE.read_text(), re.MULTILINE
+)
 SLOW_IMPORTS = {"multiwalker": "Box2D", "pistonball": "pymunk", "cooperative_pong": "pygame"}
 
 
 def need(spec: str) -> None:
     """Skip where a package that the env stands on is missing, with the line that installs it."""
     packages = [name for game, name in SLOW_IMPORTS.items() if game in spec]
-    for name in [spec.split(":")[1].split(".")[0], *packages]:
+    head, place = spec.split(":")[:2]
+    for name in [head if head == "vmas" else place.split(".")[0], *packages]:
         if importlib.util.find_spec(name) is None:
             pytest.skip(f"{name} is not installed: {install_line(_EXTRAS[name])}")
 
