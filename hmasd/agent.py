@@ -300,7 +300,7 @@ class HMASDAgent:
         """Everything that the agent needs to go on exactly, at any step."""
         return {
             "networks": self.networks.state_dict(),
-            "optimizers": {learner.name: learner.adam.state_dict() for learner in self._learners},
+            "optimizers": {learner.name: learner.state_dict() for learner in self._learners},
             "generators": {name: g.get_state() for name, g in self.generators.items()},
             "gate": self.gate.state_dict(),
             "coordinator_version": self.coordinator_version,

@@ -11,13 +11,12 @@ from typing import NamedTuple
 import torch
 from gymnasium.spaces import Box, Discrete, Space
 from torch import Tensor, nn
-from torch.nn import functional
 
+from hmasd.kernels.mlp import normalized_mlp
 from hmasd.modules import distributions
 from hmasd.modules.attention import DecoderBlock, EncoderBlock
-from hmasd.modules.distributions import one_hot
+from hmasd.modules.distributions import Draw, Score, one_hot
 from hmasd.modules.init import RELU_GAIN, SMALL_GAIN, orthogonal
-from hmasd.modules.layer_norm import LayerNorm
 from hmasd.modules.mlp import MLP
 from hmasd.modules.normalization import ValueNormalizer
 from hmasd.modules.recurrent import GRU
@@ -125,10 +124,9 @@ class SkillCoordinator(nn.Module):
         for token in range(encoded.shape[1]):
             decoded = self._decode(encoded[:, : token + 1], words)[:, -1]
             head = self.agent_head if token else self.team_head
-            log_probs = head(decoded).log_softmax(-1)
-            choice = distributions.sample_categorical(log_probs, generator)
+            choice, logp = distributions.sample_categorical(head(decoded), generator)
             choices.append(choice)
-            logps.append(distributions.gather_log_prob(log_probs, choice))
+            logps.append(logp)
             word = choice + (1 + self.num_team_skills if token else 1)
             words = torch.cat([words, word.unsqueeze(-1)], dim=-1)
         return choices[0], torch.stack(choices[1:], dim=-1), torch.stack(logps, dim=-1)
@@ -146,19 +144,13 @@ class SkillCoordinator(nn.Module):
         """
         encoded = self.encode(state, obs)
         decoded = self._decode(encoded, self._words(team_skill, agent_skills[:, :-1]))
-        team = self.team_head(decoded[:, :1]).log_softmax(-1)  # [B, 1, n_Z]
-        agents = self.agent_head(decoded[:, 1:]).log_softmax(-1)  # [B, N, n_z]
-        logp = torch.cat(
-            [
-                distributions.gather_log_prob(team, team_skill.unsqueeze(-1)),
-                distributions.gather_log_prob(agents, agent_skills),
-            ],
-            dim=-1,
-        )
-        entropy = torch.cat(
-            [distributions.categorical_entropy(team), distributions.categorical_entropy(agents)],
-            dim=-1,
-        )
+        team = distributions.score_categorical(
+            self.team_head(decoded[:, :1]), team_skill.unsqueeze(-1)
+        )  # [B, 1]
+        agents = distributions.score_categorical(
+            self.agent_head(decoded[:, 1:]), agent_skills
+        )  # [B, N]
+        logp, entropy = (torch.cat(pair, dim=-1) for pair in zip(team, agents, strict=True))
         return ChoiceScores(logp, entropy, self.value(encoded))
 
 
@@ -181,7 +173,7 @@ class SkillConditionedGRU(nn.Module):
         first, last = (num_skills, 0) if self.skill_at_input else (0, num_skills)
         self.mlp = MLP(input_size + first, hidden_size)
         self.gru = GRU(hidden_size, hidden_size)
-        self.norm = LayerNorm(hidden_size)
+        self.norm = nn.LayerNorm(hidden_size)
         self.head = orthogonal(nn.Linear(hidden_size + last, num_outputs), gains[0])
         if last:
             nn.init.orthogonal_(self.head.weight[:, hidden_size:], gains[1])
@@ -204,16 +196,8 @@ class SkillConditionedGRU(nn.Module):
             skill_hot = one_hot(skill, self.num_skills, inputs.dtype)
             inputs = torch.cat([inputs, skill_hot], dim=-1)
         states = self.gru(self.mlp(inputs), hidden, keep)
-        return self._output(self.norm(states), skill), states
-
-    def _output(self, features: Tensor, skill: Tensor) -> Tensor:
-        if self.skill_at_input:
-            return self.head(features)
-        # A one-hot joined to a linear layer's input adds one column of its weight: look that
-        # column up instead of copying the features into a wider tensor.
-        dense, per_skill = self.head.weight.split([features.shape[-1], self.num_skills], dim=1)
-        preference = functional.embedding(skill, per_skill.T)
-        return functional.linear(features, dense, self.head.bias) + preference
+        last = (self.norm.weight, self.norm.bias, self.head.weight, self.head.bias)
+        return normalized_mlp(states, last, None if self.skill_at_input else skill), states
 
 
 class SkillActor(nn.Module):
@@ -252,30 +236,25 @@ class SkillActor(nn.Module):
             mask: [L, B, A] bool or None.
 
         Returns:
-            Log-probabilities (discrete) or means (continuous) [L, B, A], GRU states [L, B, d].
+            Logits (discrete) or means (continuous) [L, B, A], GRU states [L, B, d].
         """
         output, states = self.body(obs, skill, hidden, keep)
-        if self.discrete:
-            output = distributions.mask_logits(output, mask).log_softmax(-1)
-        return output, states
+        return distributions.mask_logits(output, mask) if self.discrete else output, states
 
-    def sample(self, output: Tensor, generator: torch.Generator | None) -> Tensor:
+    def sample(self, output: Tensor, generator: torch.Generator | None) -> Draw:
         """Draw actions from `forward`'s output [..., A]; without generator: the most likely."""
         if self.discrete:
             return distributions.sample_categorical(output, generator)
         return distributions.sample_gaussian(output, self.log_std, generator)
 
-    def log_prob(self, output: Tensor, action: Tensor) -> Tensor:
-        """Log-probability of actions under `forward`'s output: [..., A] -> [...]."""
+    def score(self, output: Tensor, action: Tensor) -> Score:
+        """Log-probability of actions under `forward`'s output [..., A], and its entropy: [...]."""
         if self.discrete:
-            return distributions.gather_log_prob(output, action)
-        return distributions.gaussian_log_prob(output, self.log_std, action)
-
-    def entropy(self, output: Tensor) -> Tensor:
-        """[..., A] -> [...], in nats."""
-        if self.discrete:
-            return distributions.categorical_entropy(output)
-        return distributions.gaussian_entropy(output, self.log_std)
+            return distributions.score_categorical(output, action)
+        return Score(
+            distributions.gaussian_log_prob(output, self.log_std, action),
+            distributions.gaussian_entropy(output, self.log_std),
+        )
 
 
 class SkillCritic(nn.Module):
@@ -326,12 +305,11 @@ class TeamDiscriminator(nn.Module):
 
     def __init__(self, sizes: NetworkSizes) -> None:
         super().__init__()
-        self.mlp = MLP(sizes.state_size, sizes.hidden_size)
-        self.head = orthogonal(nn.Linear(sizes.hidden_size, sizes.num_team_skills), SMALL_GAIN)
+        self.mlp = MLP(sizes.state_size, sizes.hidden_size, num_outputs=sizes.num_team_skills)
 
     def forward(self, state: Tensor) -> Tensor:
         """[..., S] -> logits [..., n_Z]."""
-        return self.head(self.mlp(state))
+        return self.mlp(state)
 
 
 class IndividualDiscriminator(nn.Module):
@@ -340,13 +318,13 @@ class IndividualDiscriminator(nn.Module):
     def __init__(self, sizes: NetworkSizes) -> None:
         super().__init__()
         self.num_team_skills = sizes.num_team_skills
-        self.mlp = MLP(sizes.obs_size + sizes.num_team_skills, sizes.hidden_size)
-        self.head = orthogonal(nn.Linear(sizes.hidden_size, sizes.num_agent_skills), SMALL_GAIN)
+        input_size = sizes.obs_size + sizes.num_team_skills
+        self.mlp = MLP(input_size, sizes.hidden_size, num_outputs=sizes.num_agent_skills)
 
     def forward(self, obs: Tensor, team_skill: Tensor) -> Tensor:
         """Observations [..., O] and team skills [...] -> logits [..., n_z]."""
         skill_hot = one_hot(team_skill, self.num_team_skills, obs.dtype)
-        return self.head(self.mlp(torch.cat([obs, skill_hot], dim=-1)))
+        return self.mlp(torch.cat([obs, skill_hot], dim=-1))
 
 
 class HMASDNetworks(nn.Module):

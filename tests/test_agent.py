@@ -230,11 +230,11 @@ def test_a_loss_that_is_not_finite_closes_the_gate(
 
     monkeypatch.setattr(Learner, "step", poisoned)
     weights = parameters(agent, "team_discriminator")
-    moments = learner.adam.state_dict()["state"][0]["exp_avg"].clone()
+    moments = learner.state_dict()["state"][0]["exp_avg"].clone()
     with pytest.raises(TrainingError, match="team discriminator's loss is nan"):
         agent.sync_update()
     assert differences(parameters(agent, "team_discriminator"), weights) == []
-    assert torch.equal(learner.adam.state_dict()["state"][0]["exp_avg"], moments)
+    assert torch.equal(learner.state_dict()["state"][0]["exp_avg"], moments)
     assert not agent.collection_enabled and agent.policy_version == 1
     seen = agent.observe(view)
     acting = agent.act(seen)

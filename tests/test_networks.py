@@ -260,17 +260,17 @@ def test_masked_actions_have_no_probability_and_no_gradient() -> None:
     mask[..., 2] = True
     mask[..., 4] = False
     output, _ = actor_call(actor, obs, skill, mask)
-    assert (output.exp()[~mask] == 0).all()
-    torch.testing.assert_close(output.exp().sum(-1), torch.ones(2, 50))
-    drawn = actor.sample(output, generator())
+    assert (output.softmax(-1)[~mask] == 0).all()
+    drawn = actor.sample(output, generator()).choice
     assert mask.gather(-1, drawn.unsqueeze(-1)).all()
-    loss = (actor.log_prob(output, drawn) + actor.entropy(output)).sum()
+    logp, entropy = actor.score(output, drawn)
+    loss = (logp + entropy).sum()
     loss.backward()
     gradient = actor.body.head.bias.grad
     assert gradient[4] == 0
     assert (gradient[:4] != 0).all()
     unmasked, _ = actor_call(actor, obs, skill)
-    assert (unmasked.exp()[~mask] > 0).all()  # control
+    assert (unmasked.softmax(-1)[~mask] > 0).all()  # control
 
 
 def test_continuous_actor(float64: None) -> None:
@@ -279,18 +279,20 @@ def test_continuous_actor(float64: None) -> None:
     mean, states = actor_call(actor, obs, skill)
     assert (mean.shape, states.shape) == ((2, 5, 2), (2, 5, 8))
     oracle = torch.distributions.Normal(mean, actor.log_std.exp())
-    action = actor.sample(mean, generator())
-    torch.testing.assert_close(actor.log_prob(mean, action), oracle.log_prob(action).sum(-1))
-    torch.testing.assert_close(actor.entropy(mean), oracle.entropy().sum(-1))
-    assert torch.equal(actor.sample(mean, None), mean)
+    action, drawn_logp = actor.sample(mean, generator())
+    logp, entropy = actor.score(mean, action)
+    torch.testing.assert_close(logp, oracle.log_prob(action).sum(-1))
+    torch.testing.assert_close(drawn_logp, logp)
+    torch.testing.assert_close(entropy, oracle.entropy().sum(-1))
+    assert torch.equal(actor.sample(mean, None).choice, mean)
     assert not torch.equal(action, mean)
 
 
 def test_discrete_actor_is_greedy_without_a_generator() -> None:
     actor = nets().actor
     output, _ = actor_call(actor, torch.randn(2, 50, OBS), torch.randint(3, (2, 50)))
-    assert torch.equal(actor.sample(output, None), output.argmax(-1))
-    assert not torch.equal(actor.sample(output, generator()), output.argmax(-1))
+    assert torch.equal(actor.sample(output, None).choice, output.argmax(-1))
+    assert not torch.equal(actor.sample(output, generator()).choice, output.argmax(-1))
 
 
 @pytest.mark.parametrize("space", [MultiDiscrete([2, 3]), Box(-1, 1, (2, 2))])

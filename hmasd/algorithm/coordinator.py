@@ -28,13 +28,7 @@ class Coordinator:
         self.config = config
         self.network = network
         self.normalizer = normalizer
-        self.learner = Learner(
-            "coordinator",
-            network,
-            learning_rate=config.learning_rate,
-            eps=config.adam_eps,
-            max_norm=config.max_grad_norm,
-        )
+        self.learner = Learner("coordinator", network, config)
 
     def prepare(self, segments: HighRollout) -> HighBatch:
         """Advantages and targets of a batch of segments, one per token."""

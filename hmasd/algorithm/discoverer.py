@@ -79,13 +79,8 @@ class Discoverer:
         self.actor = actor
         self.critic = critic
         self.normalizer = normalizer
-        settings = {
-            "learning_rate": config.learning_rate,
-            "eps": config.adam_eps,
-            "max_norm": config.max_grad_norm,
-        }
-        self.actor_learner = Learner("actor", actor, **settings)
-        self.critic_learner = Learner("critic", critic, **settings)
+        self.actor_learner = Learner("actor", actor, config)
+        self.critic_learner = Learner("critic", critic, config)
 
     def prepare(
         self, rollout: LowRollout, reward: Tensor, passed: CriticPass
@@ -170,11 +165,11 @@ class Discoverer:
 
     def _actor_step(self, batch: ActorBatch, means: Means) -> Tensor:
         output, _ = self.actor(batch.obs, batch.skill, batch.hidden, batch.keep, batch.action_mask)
-        logp = self.actor.log_prob(output, batch.action)
+        logp, entropies = self.actor.score(output, batch.action)
         policy = losses.policy_loss(
             logp, batch.logp, batch.advantage, self.config.clip, batch.weight
         )
-        entropy = weighted_mean(self.actor.entropy(output), batch.weight)
+        entropy = weighted_mean(entropies, batch.weight)
         norm = self.actor_learner.step(policy.loss - self.config.low_entropy_coef * entropy)
         means.add(
             policy_loss=policy.loss,

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from hmasd.algorithm import losses
 from hmasd.algorithm.optimization import Learner, Means
 from hmasd.config import Config
+from hmasd.modules.distributions import score_categorical
 from hmasd.networks import IndividualDiscriminator, TeamDiscriminator
 from hmasd.types import LowRollout
 
@@ -47,7 +48,10 @@ class PairHistory:
         rows = self._memory["state"].shape[1]
         device = self._memory["state"].device
         index = torch.randint(stored * rows, (rows,), generator=generator, device=device)
-        return {name: memory.flatten(0, 1)[index] for name, memory in self._memory.items()}
+        return {
+            name: memory.flatten(0, 1).index_select(0, index)
+            for name, memory in self._memory.items()
+        }
 
     def state_dict(self) -> dict[str, object]:
         """Everything needed to go on exactly."""
@@ -69,24 +73,19 @@ class Discriminators:
         self.team = team
         self.individual = individual
         self.history = PairHistory(config.discriminator_rounds)
-        settings = {
-            "learning_rate": config.learning_rate,
-            "eps": config.adam_eps,
-            "max_norm": config.max_grad_norm,
-        }
-        self.team_learner = Learner("team discriminator", team, **settings)
-        self.individual_learner = Learner("individual discriminator", individual, **settings)
+        self.team_learner = Learner("team discriminator", team, config)
+        self.individual_learner = Learner("individual discriminator", individual, config)
 
     @torch.no_grad()
     def log_probs(self, rollout: LowRollout) -> tuple[Tensor, Tensor]:
         """Log q_D(Z | s_{t+1}) [T, E] and log q_d(z^i | o^i_{t+1}, Z) [T, E, N]."""
         team_skill = rollout.team_skill
-        team = self.team(rollout.next_state).log_softmax(-1)
+        team = self.team(rollout.next_state)
         skills = team_skill.unsqueeze(-1).expand_as(rollout.agent_skills)
-        individual = self.individual(rollout.next_obs, skills).log_softmax(-1)
+        individual = self.individual(rollout.next_obs, skills)
         return (
-            losses.gather_log_prob(team, team_skill),
-            losses.gather_log_prob(individual, rollout.agent_skills),
+            score_categorical(team, team_skill).logp,
+            score_categorical(individual, rollout.agent_skills).logp,
         )
 
     def update(self, rollout: LowRollout, generator: torch.Generator) -> dict[str, float]:
@@ -106,8 +105,8 @@ class Discriminators:
         weight = pairs["alive"].to(pairs["obs"].dtype) if "alive" in pairs else None
         team_logits, team_roughness = self._score(self.team, pairs, "state", ())
         logits, roughness = self._score(self.individual, pairs, "obs", (skills,), weight)
-        team = losses.skill_loss(team_logits.log_softmax(-1), pairs["team_skill"])
-        individual = losses.skill_loss(logits.log_softmax(-1), pairs["agent_skills"], weight)
+        team = losses.skill_loss(team_logits, pairs["team_skill"])
+        individual = losses.skill_loss(logits, pairs["agent_skills"], weight)
         means.add(
             team_loss=team.loss,
             team_accuracy=team.accuracy,
@@ -133,5 +132,5 @@ class Discriminators:
             logits = network(pairs[seen], *context)
             return logits, logits.new_zeros(())
         both = torch.stack([pairs[f"{seen}_before"], pairs[seen]])
-        before, logits = network(both, *(x.expand(2, *x.shape) for x in context))
-        return logits, losses.smoothness_penalty(before, logits, limit, weight)
+        logits = network(both, *(x.expand(2, *x.shape) for x in context))
+        return logits[1], losses.smoothness_penalty(logits, limit, weight)

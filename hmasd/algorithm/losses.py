@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from hmasd.algorithm.returns import weighted_mean
-from hmasd.modules.distributions import gather_log_prob
+from hmasd.kernels.compiled import compiled
+from hmasd.modules.distributions import score_categorical
 
 
 class PolicyLoss(NamedTuple):
@@ -20,6 +21,11 @@ class PolicyLoss(NamedTuple):
     ratio_error: Tensor  # max |ratio - 1|; 0 before the first gradient step
 
 
+def _same_shape(logp: Tensor, *others: Tensor | float | None) -> bool:
+    return all(not isinstance(x, Tensor) or x.shape == logp.shape for x in others)
+
+
+@compiled("policy_loss", _same_shape, PolicyLoss)
 def policy_loss(
     logp: Tensor, old_logp: Tensor, advantage: Tensor, clip: float, weight: Tensor | None = None
 ) -> PolicyLoss:
@@ -42,6 +48,17 @@ def huber(error: Tensor, delta: float) -> Tensor:
     return torch.where(size <= delta, 0.5 * error.square(), delta * (size - 0.5 * delta))
 
 
+def _one_value_or_all(value: Tensor, old: Tensor, target: Tensor, *others: object) -> bool:
+    """Whether each target has its value, or those of the last axis share one."""
+    weight = others[-1]
+    return (
+        value.shape == old.shape
+        and value.shape in (target.shape, (*target.shape[:-1], 1))
+        and (not isinstance(weight, Tensor) or weight.shape == target.shape)
+    )
+
+
+@compiled("value_loss", _one_value_or_all)
 def value_loss(
     value: Tensor,
     old_value: Tensor,
@@ -72,17 +89,25 @@ class SkillLoss(NamedTuple):
     accuracy: Tensor
 
 
-def skill_loss(log_probs: Tensor, skill: Tensor, weight: Tensor | None = None) -> SkillLoss:
+def _a_skill_each(logits: Tensor, skill: Tensor, weight: Tensor | None = None) -> bool:
+    return logits.shape[:-1] == skill.shape and (weight is None or weight.shape == skill.shape)
+
+
+@compiled("skill_loss", _a_skill_each, SkillLoss)
+def skill_loss(logits: Tensor, skill: Tensor, weight: Tensor | None = None) -> SkillLoss:
     """Cross-entropy of the skill in force (HMASD eq. 8): [..., n], [...] int64."""
     with torch.no_grad():
-        right = (log_probs.argmax(-1) == skill).to(log_probs.dtype)
+        right = (logits.argmax(-1) == skill).to(logits.dtype)
         accuracy = weighted_mean(right, weight)
-    return SkillLoss(-weighted_mean(gather_log_prob(log_probs, skill), weight), accuracy)
+    return SkillLoss(-weighted_mean(score_categorical(logits, skill).logp, weight), accuracy)
 
 
-def smoothness_penalty(
-    before: Tensor, after: Tensor, limit: float, weight: Tensor | None = None
-) -> Tensor:
+def _two_ends(both: Tensor, limit: float, weight: Tensor | None = None) -> bool:
+    return len(both) == 2 and (weight is None or weight.shape == both.shape[1:-1])
+
+
+@compiled("smoothness_penalty", _two_ends)
+def smoothness_penalty(both: Tensor, limit: float, weight: Tensor | None = None) -> Tensor:
     """E[max(0, |f(s_{t+1}) - f(s_t)|² / c² - 1)]: logits f may change by c in one env step.
 
     Distance is counted in steps of the env and not in units of the observation, as in METRA
@@ -90,11 +115,11 @@ def smoothness_penalty(
     discriminator sure of a skill.
 
     Args:
-        before: [..., n] logits before a step of the env.
-        after: [..., n] logits after it.
+        both: [2, ..., n] logits before and after a step of the env.
         limit: c.
         weight: [...], or None.
     """
+    before, after = both
     excess = ((after - before) / limit).square().sum(-1) - 1
     return weighted_mean(excess.clamp(min=0), weight)
 

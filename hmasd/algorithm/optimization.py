@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from hmasd.config import Config
+from hmasd.kernels.adam import ClippedAdam
 
 
 class TrainingError(RuntimeError):
@@ -17,17 +21,16 @@ class Learner:
     """A network with its Adam, clipped and guarded against losses that are not finite.
 
     The parameters become views of one flat tensor, and so do their gradients: clipping and Adam are
-    then a few operations on one tensor instead of a few on each of dozens of small ones.
+    then one operation on one tensor instead of a few on each of dozens of small ones.
     """
 
-    def __init__(
-        self, name: str, network: nn.Module, *, learning_rate: float, eps: float, max_norm: float
-    ) -> None:
+    def __init__(self, name: str, network: nn.Module, config: Config) -> None:
+        """`name` stands in error messages and in checkpoints."""
         self.name = name
         self.network = network
-        self.max_norm = max_norm
-        self.flat = _flatten(network)
-        self.adam = torch.optim.Adam([self.flat], lr=learning_rate, eps=eps, fused=True)
+        self.optimizer = ClippedAdam(
+            _flatten(network), config.max_grad_norm, config.learning_rate, config.adam_eps
+        )
 
     def step(self, loss: Tensor) -> Tensor:
         """Backward, clip, step; returns the gradient's norm before clipping.
@@ -35,25 +38,28 @@ class Learner:
         Raises:
             TrainingError: the loss or its gradient is not finite; no parameter has been changed.
         """
-        gradient = self.flat.grad
+        gradient = self.optimizer.flat.grad
         assert gradient is not None, "made with the flat parameters"
         gradient.zero_()
-        if not torch.isfinite(loss):
+        if not math.isfinite(loss.item()):
             raise TrainingError(self._diverged("loss", loss.item()))
         loss.backward()
-        norm = torch.linalg.vector_norm(gradient)
-        if not torch.isfinite(norm):
+        norm = self.optimizer.step()
+        if not math.isfinite(norm.item()):
             raise TrainingError(self._diverged("gradient norm", norm.item()))
-        gradient.mul_((self.max_norm / (norm + 1e-6)).clamp(max=1.0))
-        self.adam.step()
         return norm
+
+    def state_dict(self) -> dict[str, Any]:
+        """Adam's moments and its count of steps."""
+        return self.optimizer.adam.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over Adam's moments; step size and epsilon stay those of this configuration."""
-        (group,) = self.adam.param_groups
+        adam = self.optimizer.adam
+        (group,) = adam.param_groups
         settings = {name: value for name, value in group.items() if name != "params"}
-        self.adam.load_state_dict(state)
-        self.adam.param_groups[0].update(settings)
+        adam.load_state_dict(state)
+        adam.param_groups[0].update(settings)
 
     def _diverged(self, what: str, value: float) -> str:
         return (

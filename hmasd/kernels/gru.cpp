@@ -7,24 +7,18 @@
 // The order makes both products contiguous: x gives (n, r, z), h gives (r, z, m). When gradients
 // are wanted the gates are written straight into the saved tensor, else into scratch.
 //
-// Weight gradients are summed per group of blocks and then over groups in order. The number of
-// groups does not depend on the threads, so the result does not either.
 #include <ATen/ATen.h>
-#include <ATen/Parallel.h>
 #include <torch/library.h>
 
-#include <algorithm>
 #include <array>
 #include <tuple>
 #include <vector>
 
-#include "simd.h"
+#include "blocks.h"
 
 namespace hmasd {
 namespace {
 
-constexpr int64_t kBlock = 48;  // rows that travel together; a multiple of kTileRows
-constexpr int64_t kGroups = 8;
 constexpr int64_t kSkew = 16;  // floats between rows, so that a column does not fall on one cache set
 
 struct Sizes {
@@ -35,61 +29,32 @@ struct Sizes {
       : steps(x.size(0)), rows(x.size(1)), inputs(x.size(2)), units(h0.size(1)),
         input(round_up(inputs, kPanel)), hidden(round_up(units, kPanel)) {}
 
-  int64_t blocks() const { return (rows + kBlock - 1) / kBlock; }
-  int64_t groups() const { return std::min(kGroups, blocks()); }
   int64_t gates_stride() const { return 4 * hidden + kSkew; }
 };
-
-// One block of rows; `padded` is a multiple of a tile.
-struct Block {
-  int64_t index, first, count, padded;
-
-  Block(int64_t index, const Sizes& s)
-      : index(index), first(index * kBlock), count(std::min(kBlock, s.rows - first)),
-        padded(round_up(count, kTileRows)) {}
-};
-
-template <class Body>
-void for_each_block(const Sizes& s, const Body& body) {
-  const int64_t blocks = s.blocks(), groups = s.groups();
-  at::parallel_for(0, groups, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t group = begin; group < end; ++group)
-      body(group, group * blocks / groups, (group + 1) * blocks / groups);
-  });
-}
 
 // Part `part` of the gates (n, r, z = 0, 1, 2) is row block 2, 0, 1 of torch's (r, z, n).
 inline int64_t torch_part_x(int64_t part) { return (part + 2) % 3; }
 
 // weight [3H, depth] -> panels [3 hidden / panel][depth][panel] of its transpose.
 std::vector<float> pack_forward(const at::Tensor& weight, const Sizes& s, bool x_order) {
-  const int64_t depth = weight.size(1), panels = s.hidden / kPanel;
+  const int64_t depth = weight.size(1);
   std::vector<float> packed(3 * s.hidden * depth, 0.0f);
-  const float* source = weight.const_data_ptr<float>();
   for (int64_t part = 0; part < 3; ++part) {
-    const int64_t row0 = (x_order ? torch_part_x(part) : part) * s.units;
-    for (int64_t unit = 0; unit < s.units; ++unit) {
-      float* target = packed.data() + (part * panels + unit / kPanel) * depth * kPanel + unit % kPanel;
-      const float* row = source + (row0 + unit) * depth;
-      for (int64_t k = 0; k < depth; ++k) target[k * kPanel] = row[k];
-    }
+    const int64_t row = (x_order ? torch_part_x(part) : part) * s.units;
+    pack_transposed({weight.const_data_ptr<float>() + row * depth, s.units, depth, depth},
+                    packed.data() + part * s.hidden * depth);
   }
   return packed;
 }
 
 // weight [3H, width] -> panels [padded width / panel][3 hidden][panel].
 std::vector<float> pack_backward(const at::Tensor& weight, const Sizes& s, bool x_order) {
-  const int64_t width = weight.size(1), padded = round_up(width, kPanel);
-  std::vector<float> packed(3 * s.hidden * padded, 0.0f);
-  const float* source = weight.const_data_ptr<float>();
+  const int64_t width = weight.size(1);
+  std::vector<float> packed(3 * s.hidden * round_up(width, kPanel), 0.0f);
   for (int64_t part = 0; part < 3; ++part) {
-    const int64_t row0 = (x_order ? torch_part_x(part) : part) * s.units;
-    for (int64_t unit = 0; unit < s.units; ++unit)
-      for (int64_t column = 0; column < width; column += kPanel) {
-        const int64_t length = std::min(kPanel, width - column);
-        float* target = packed.data() + column * 3 * s.hidden + (part * s.hidden + unit) * kPanel;
-        std::memcpy(target, source + (row0 + unit) * width + column, length * sizeof(float));
-      }
+    const int64_t row = (x_order ? torch_part_x(part) : part) * s.units;
+    pack_rows({weight.const_data_ptr<float>() + row * width, s.units, width, width}, 3 * s.hidden,
+              part * s.hidden, packed.data());
   }
   return packed;
 }
@@ -185,12 +150,12 @@ std::tuple<at::Tensor, at::Tensor> gru_forward(
   const Sizes s(x, h0);
   at::Tensor out = at::empty({s.steps, s.rows, s.units}, x.options());
   at::Tensor saved = at::empty(
-      {save ? s.blocks() * s.steps * kBlock * s.gates_stride() : 0}, x.options());
+      {save ? count_blocks(s.rows) * s.steps * kBlock * s.gates_stride() : 0}, x.options());
   const ForwardWeights w{pack_forward(w_ih, s, true), pack_forward(w_hh, s, false),
                          pack_bias(b_ih, b_hh, s)};
-  for_each_block(s, [&](int64_t, int64_t begin, int64_t end) {
+  for_each_group(s.rows, [&](int64_t, int64_t begin, int64_t end) {
     for (int64_t index = begin; index < end; ++index)
-      forward_block(s, Block(index, s), w, x.const_data_ptr<float>(), h0.const_data_ptr<float>(),
+      forward_block(s, Block(index, s.rows), w, x.const_data_ptr<float>(), h0.const_data_ptr<float>(),
                     keep.const_data_ptr<float>(), out.data_ptr<float>(),
                     save ? saved.data_ptr<float>() : nullptr);
   });
@@ -340,11 +305,11 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tenso
       keep.const_data_ptr<float>(), out.const_data_ptr<float>(), saved.const_data_ptr<float>(),
       want_x ? pack_backward(w_ih, s, true) : std::vector<float>(), pack_backward(w_hh, s, false),
       want_x ? grad_x.data_ptr<float>() : nullptr, grad_h0.data_ptr<float>()};
-  std::vector<WeightGrads> sums(s.groups(), WeightGrads(s));
-  for_each_block(s, [&](int64_t group, int64_t begin, int64_t end) {
+  std::vector<WeightGrads> sums(count_groups(s.rows), WeightGrads(s));
+  for_each_group(s.rows, [&](int64_t group, int64_t begin, int64_t end) {
     BackwardScratch scratch(s);
     for (int64_t index = begin; index < end; ++index)
-      backward_block(s, Block(index, s), in, scratch, sums[group]);
+      backward_block(s, Block(index, s.rows), in, scratch, sums[group]);
   });
   return {grad_x,
           grad_h0,

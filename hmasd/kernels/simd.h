@@ -7,6 +7,10 @@
 #include <cstdint>
 #include <cstring>
 
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
 namespace hmasd {
 
 #if defined(__AVX512F__)
@@ -59,6 +63,70 @@ inline Vec sigmoid(Vec x) { return 1.0f / (1.0f + exp(-x)); }
 
 // tanh as 1 - 2 / (e^2x + 1): absolute error below 3e-7.
 inline Vec tanh(Vec x) { return 1.0f - 2.0f / (exp(x + x) + 1.0f); }
+
+constexpr int32_t kLanes[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+
+inline IntVec lanes() {
+  IntVec value;
+  std::memcpy(&value, kLanes, sizeof(IntVec));
+  return value;
+}
+
+// Lane i of the result is lane i ^ step.
+inline Vec swap_lanes(Vec value, int32_t step) {
+#if defined(__clang__)
+  Vec swapped;
+  for (int64_t i = 0; i < kWidth; ++i) swapped[i] = value[i ^ step];
+  return swapped;
+#else
+  return __builtin_shuffle(value, lanes() ^ step);
+#endif
+}
+
+// Every lane of the result is the sum of the lanes.
+inline Vec sum_lanes(Vec value) {
+#pragma GCC unroll 4
+  for (int32_t step = kWidth / 2; step > 0; step /= 2) value += swap_lanes(value, step);
+  return value;
+}
+
+// The first `count` lanes; the others become 0.
+inline Vec first_lanes(Vec value, int64_t count) {
+  return (Vec)((IntVec)value & (lanes() < static_cast<int32_t>(count)));
+}
+
+inline Vec load_part(const float* source, int64_t count) {
+  if (count == kWidth) return load(source);
+#if defined(__AVX512F__)
+  return (Vec)_mm512_maskz_loadu_ps((1 << count) - 1, source);
+#elif defined(__AVX2__)
+  return (Vec)_mm256_maskload_ps(source, (__m256i)(lanes() < static_cast<int32_t>(count)));
+#else
+  Vec value = {};
+  for (int64_t i = 0; i < count; ++i) value[i] = source[i];
+  return value;
+#endif
+}
+
+inline void store_part(float* target, Vec value, int64_t count) {
+  if (count == kWidth) return store(target, value);
+#if defined(__AVX512F__)
+  _mm512_mask_storeu_ps(target, (1 << count) - 1, (__m512)value);
+#elif defined(__AVX2__)
+  _mm256_maskstore_ps(target, (__m256i)(lanes() < static_cast<int32_t>(count)), (__m256)value);
+#else
+  for (int64_t i = 0; i < count; ++i) target[i] = value[i];
+#endif
+}
+
+// body(column, count) for each vector of a row, the last with count < kWidth if there is a rest.
+template <class Body>
+inline __attribute__((always_inline)) void for_each_vector(int64_t units, const Body& body) {
+  const int64_t whole = units / kWidth * kWidth;
+#pragma GCC unroll 8
+  for (int64_t j = 0; j < whole; j += kWidth) body(j, kWidth);
+  if (whole < units) body(whole, units - whole);
+}
 
 // One product C = init + A B of `rows` x `depth` x one panel.
 struct Product {

@@ -6,10 +6,13 @@ Draws go through an explicit generator, so that evaluation never touches trainin
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from hmasd.kernels.compiled import compiled
 
 MASKED = -1e10  # finite, so that a masked logit has probability 0 and gradient 0, not NaN
 
@@ -24,17 +27,42 @@ def mask_logits(logits: Tensor, mask: Tensor | None) -> Tensor:
     return logits if mask is None else logits.masked_fill(~mask, MASKED)
 
 
-def sample_categorical(log_probs: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Draw from log-probabilities [..., A] -> [...] int64; without generator: the most likely."""
+class Draw(NamedTuple):
+    """Choices and how likely they were."""
+
+    choice: Tensor  # [...] int64, or [..., A] for continuous ones
+    logp: Tensor  # [...]
+
+
+def _a_draw_each(logits: Tensor, uniform: Tensor) -> bool:
+    return logits.shape[:-1] == uniform.shape
+
+
+@compiled("draw_categorical", _a_draw_each, Draw)
+def draw_categorical(logits: Tensor, uniform: Tensor) -> Draw:
+    """The choice at which the cumulated probability exceeds a number in [0, 1).
+
+    Args:
+        logits: [..., A].
+        uniform: [...].
+    """
+    log_probs = logits.log_softmax(-1)
+    cumulated = log_probs.exp().cumsum(-1)
+    # Scaled by the last entry, a number is always below it: rounding of the sum to less than 1 can
+    # never choose past the last allowed choice.
+    choice = (cumulated <= uniform.unsqueeze(-1) * cumulated[..., -1:]).sum(-1)
+    return Draw(choice, gather_log_prob(log_probs, choice))
+
+
+def sample_categorical(logits: Tensor, generator: torch.Generator | None) -> Draw:
+    """Draw from softmax(logits), [..., A]; without generator: the most likely choice."""
     if generator is None:
-        return log_probs.argmax(-1)
+        choice = logits.argmax(-1)
+        return Draw(choice, gather_log_prob(logits.log_softmax(-1), choice))
     uniform = torch.rand(
-        log_probs.shape[:-1], generator=generator, device=log_probs.device, dtype=log_probs.dtype
+        logits.shape[:-1], generator=generator, device=logits.device, dtype=logits.dtype
     )
-    cumulative = log_probs.exp().cumsum(-1)
-    # Scaled by the last entry, a threshold is always below it: rounding of the sum to less than
-    # 1 can never choose past the last allowed action.
-    return (cumulative <= uniform.unsqueeze(-1) * cumulative[..., -1:]).sum(-1)
+    return draw_categorical(logits, uniform)
 
 
 def gather_log_prob(log_probs: Tensor, choice: Tensor) -> Tensor:
@@ -42,17 +70,32 @@ def gather_log_prob(log_probs: Tensor, choice: Tensor) -> Tensor:
     return log_probs.gather(-1, choice.unsqueeze(-1)).squeeze(-1)
 
 
-def categorical_entropy(log_probs: Tensor) -> Tensor:
-    """[..., A] -> [...], in nats; a masked choice adds exactly 0."""
-    return -(log_probs.exp() * log_probs).sum(-1)
+class Score(NamedTuple):
+    """How likely given choices are, and how undecided their distribution is; both [...]."""
+
+    logp: Tensor
+    entropy: Tensor  # in nats
 
 
-def sample_gaussian(mean: Tensor, log_std: Tensor, generator: torch.Generator | None) -> Tensor:
+def _a_choice_each(logits: Tensor, choice: Tensor) -> bool:
+    return logits.shape[:-1] == choice.shape and choice.dtype == torch.int64
+
+
+@compiled("score_categorical", _a_choice_each, Score)
+def score_categorical(logits: Tensor, choice: Tensor) -> Score:
+    """Of softmax(logits): [..., A] and [...] int64; a masked choice adds exactly 0 to entropy."""
+    log_probs = logits.log_softmax(-1)
+    entropy = -(log_probs.exp() * log_probs).sum(-1)
+    return Score(gather_log_prob(log_probs, choice), entropy)
+
+
+def sample_gaussian(mean: Tensor, log_std: Tensor, generator: torch.Generator | None) -> Draw:
     """Draw from N(mean, exp(log_std)^2): [..., A]; without generator: the mean."""
-    if generator is None:
-        return mean
-    noise = torch.randn(mean.shape, generator=generator, device=mean.device, dtype=mean.dtype)
-    return mean + log_std.exp() * noise
+    value = mean
+    if generator is not None:
+        noise = torch.randn(mean.shape, generator=generator, device=mean.device, dtype=mean.dtype)
+        value = mean + log_std.exp() * noise
+    return Draw(value, gaussian_log_prob(mean, log_std, value))
 
 
 def gaussian_log_prob(mean: Tensor, log_std: Tensor, value: Tensor) -> Tensor:

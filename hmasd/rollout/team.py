@@ -91,8 +91,7 @@ class Team:
             keep.reshape(1, -1),
             None if mask is None else mask.flatten(0, 1).unsqueeze(0),
         )
-        action = self.actor.sample(output, self.generators.action)
-        logp = self.actor.log_prob(output, action)
+        action, logp = self.actor.sample(output, self.generators.action)
         self.hidden = states[0].unflatten(0, before.shape[:2])
         return TeamAction(
             action[0].unflatten(0, before.shape[:2]),

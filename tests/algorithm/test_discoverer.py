@@ -44,7 +44,7 @@ def replay_error(player: Player) -> float:
         output, _ = agent.networks.actor(
             batch.obs, batch.skill, batch.hidden, batch.keep, batch.action_mask
         )
-        logp = agent.networks.actor.log_prob(output, batch.action)
+        logp = agent.networks.actor.score(output, batch.action).logp
     assert logp.std() > 1e-3, "the actor must not be uniform, or nothing would show"
     return float(((logp - batch.logp).exp() - 1).abs().max())
 

@@ -7,12 +7,14 @@ import torch
 from torch import nn
 
 from hmasd.algorithm.optimization import Learner, Means, TrainingError
+from hmasd.config import Config
 
 
 def learner(max_norm: float = 10.0, learning_rate: float = 0.1) -> Learner:
     network = nn.Linear(2, 1, bias=False)
     nn.init.constant_(network.weight, 1.0)
-    return Learner("toy net", network, learning_rate=learning_rate, eps=1e-5, max_norm=max_norm)
+    config = Config(learning_rate=learning_rate, adam_eps=1e-5, max_grad_norm=max_norm)
+    return Learner("toy net", network, config)
 
 
 def test_first_adam_step_by_hand() -> None:
@@ -46,7 +48,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(bad: float, where: str)
     toy = learner()
     toy.step(toy.network.weight.square().sum())  # Adam has moments now
     weight = toy.network.weight.detach().clone()
-    moments = {k: v.clone() for k, v in toy.adam.state[toy.network.weight].items()}
+    moments = {k: v.clone() for k, v in toy.state_dict()["state"][0].items()}
     if where == "loss":
         loss = toy.network.weight.sum() * bad
     else:
@@ -55,7 +57,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(bad: float, where: str)
     with pytest.raises(TrainingError, match=f"toy net's {where}"):
         toy.step(loss)
     assert torch.equal(toy.network.weight, weight)
-    for name, value in toy.adam.state[toy.network.weight].items():
+    for name, value in toy.state_dict()["state"][0].items():
         assert torch.equal(value, moments[name])
 
 

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from hmasd.modules import distributions
 from hmasd.modules.distributions import (
-    categorical_entropy,
     gather_log_prob,
     gaussian_entropy,
     gaussian_log_prob,
@@ -19,6 +18,7 @@ from hmasd.modules.distributions import (
     one_hot,
     sample_categorical,
     sample_gaussian,
+    score_categorical,
 )
 
 
@@ -28,7 +28,7 @@ def generator(seed: int = 0) -> torch.Generator:
 
 def chi_square_p(log_probs: Tensor, expected: Tensor, draws: int, seed: int) -> float:
     """p-value of `draws` draws from log_probs [A] against the probabilities expected [A]."""
-    drawn = sample_categorical(log_probs.expand(draws, -1), generator(seed))
+    drawn = sample_categorical(log_probs.expand(draws, -1), generator(seed)).choice
     counts = torch.bincount(drawn, minlength=len(expected)).double()
     return float(
         stats.chisquare(counts, expected.double() / expected.double().sum() * draws).pvalue
@@ -56,7 +56,9 @@ def test_draws_from_shifted_probabilities_would_be_seen() -> None:
 
 def test_without_generator_the_most_likely_is_taken() -> None:
     log_probs = torch.randn(500, 7).log_softmax(-1)
-    assert torch.equal(sample_categorical(log_probs, None), log_probs.max(-1).indices)
+    drawn = sample_categorical(log_probs, None)
+    assert torch.equal(drawn.choice, log_probs.max(-1).indices)
+    torch.testing.assert_close(drawn.logp, log_probs.max(-1).values)
 
 
 def test_draws_use_their_generator_and_no_other() -> None:
@@ -68,8 +70,8 @@ def test_draws_use_their_generator_and_no_other() -> None:
     other = sample_categorical(log_probs, generator(4)), sample_gaussian(mean, mean, generator(4))
     assert torch.equal(torch.get_rng_state(), before)
     for a, b, c in zip(first, again, other, strict=True):
-        assert torch.equal(a, b)
-        assert not torch.equal(a, c)
+        assert torch.equal(a.choice, b.choice)
+        assert not torch.equal(a.choice, c.choice)
 
 
 def masked_draws(mask_function: Callable[[Tensor, Tensor], Tensor]) -> int:
@@ -77,7 +79,7 @@ def masked_draws(mask_function: Callable[[Tensor, Tensor], Tensor]) -> int:
     logits = 3 * torch.randn(100_000, 5, generator=generator(1))
     mask = torch.rand(100_000, 5, generator=generator(2)) < 0.5
     mask[torch.arange(len(mask)), torch.randint(5, (len(mask),), generator=generator(3))] = True
-    drawn = sample_categorical(mask_function(logits, mask).log_softmax(-1), generator(4))
+    drawn = sample_categorical(mask_function(logits, mask), generator(4)).choice
     return int((~gather_log_prob(mask, drawn)).sum())
 
 
@@ -97,16 +99,17 @@ def test_extreme_uniforms_stay_inside_the_mask(
     )
     mask = torch.tensor([False, True, True, False, True, False]).expand(50_000, -1)
     logits = 5 * torch.randn(50_000, 6, generator=generator())
-    drawn = sample_categorical(mask_logits(logits, mask).log_softmax(-1), generator())
+    drawn = sample_categorical(mask_logits(logits, mask), generator()).choice
     assert set(drawn.tolist()) <= {1, 2, 4}
 
 
 def test_masked_action_has_probability_and_gradient_exactly_zero() -> None:
     logits = torch.randn(20, 4, requires_grad=True)
     mask = torch.tensor([True, False, True, False]).expand(20, -1)
-    log_probs = mask_logits(logits, mask).log_softmax(-1)
-    assert (log_probs.exp()[~mask] == 0).all()
-    loss = categorical_entropy(log_probs).sum() + log_probs[:, 0].square().sum()
+    masked = mask_logits(logits, mask)
+    assert (masked.softmax(-1)[~mask] == 0).all()
+    score = score_categorical(masked, torch.zeros(20, dtype=torch.int64))
+    loss = score.entropy.sum() + score.logp.square().sum()
     (gradient,) = torch.autograd.grad(loss, logits)
     assert (gradient[~mask] == 0).all()
     assert (gradient[mask] != 0).all()
@@ -116,8 +119,8 @@ def test_masked_action_has_probability_and_gradient_exactly_zero() -> None:
 def test_infinity_as_a_mask_would_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """Control: with -inf the entropy is NaN, which is why the mask is finite."""
     monkeypatch.setattr(distributions, "MASKED", float("-inf"))
-    log_probs = mask_logits(torch.zeros(2), torch.tensor([True, False])).log_softmax(-1)
-    assert not categorical_entropy(log_probs).isfinite()
+    logits = mask_logits(torch.zeros(2, dtype=torch.float64), torch.tensor([True, False]))
+    assert not score_categorical(logits, torch.tensor(0)).entropy.isfinite()
 
 
 def test_no_mask_leaves_logits_alone() -> None:
@@ -126,11 +129,13 @@ def test_no_mask_leaves_logits_alone() -> None:
 
 
 def test_categorical_against_torch_distributions(float64: None) -> None:
-    log_probs = torch.randn(4, 3, 6).log_softmax(-1)
-    choice = torch.randint(6, (4, 3))
-    oracle = torch.distributions.Categorical(logits=log_probs)
-    torch.testing.assert_close(gather_log_prob(log_probs, choice), oracle.log_prob(choice))
-    torch.testing.assert_close(categorical_entropy(log_probs), oracle.entropy())
+    logits, choice = torch.randn(4, 3, 6), torch.randint(6, (4, 3))
+    oracle = torch.distributions.Categorical(logits=logits)
+    score = score_categorical(logits, choice)
+    torch.testing.assert_close(score.logp, oracle.log_prob(choice))
+    torch.testing.assert_close(score.entropy, oracle.entropy())
+    drawn = sample_categorical(logits, generator())
+    torch.testing.assert_close(drawn.logp, oracle.log_prob(drawn.choice))
 
 
 def test_gaussian_against_torch_distributions(float64: None) -> None:
@@ -145,9 +150,9 @@ def test_gaussian_against_torch_distributions(float64: None) -> None:
 def test_gaussian_draws_have_mean_and_deviation() -> None:
     """Kolmogorov-Smirnov per axis; control: the other axis's deviation is rejected."""
     mean, log_std = torch.tensor([1.0, -2.0]), torch.tensor([0.5, 3.0]).log()
-    drawn = sample_gaussian(mean.expand(20_000, 2), log_std, generator())
+    drawn = sample_gaussian(mean.expand(20_000, 2), log_std, generator()).choice
     for axis, (center, scale) in enumerate([(1.0, 0.5), (-2.0, 3.0)]):
         sample = drawn[:, axis].numpy()
         assert stats.kstest(sample, stats.norm(center, scale).cdf).pvalue > 1e-3
         assert stats.kstest(sample, stats.norm(center, 3.5 - scale).cdf).pvalue < 1e-6
-    assert torch.equal(sample_gaussian(mean, log_std, None), mean)
+    assert torch.equal(sample_gaussian(mean, log_std, None).choice, mean)

@@ -7,7 +7,6 @@ import torch
 from torch import nn
 
 from hmasd.modules.init import RELU_GAIN, SMALL_GAIN, orthogonal
-from hmasd.modules.layer_norm import LayerNorm, ReLULayerNorm
 from hmasd.modules.mlp import MLP
 
 
@@ -22,14 +21,15 @@ def test_orthogonal_scales_by_the_gain(gain: float, shape: tuple[int, int], floa
     assert torch.linalg.svdvals(nn.Linear(*shape).weight).std() > 1e-3  # control: torch's default
 
 
-def test_mlp_layers_in_order() -> None:
-    kinds = [type(layer) for layer in MLP(4, 8, num_layers=2).layers]
-    block = [nn.Linear, nn.Identity, ReLULayerNorm]
-    assert kinds == [LayerNorm, *block, *block]
+def test_the_head_is_a_last_linear_layer_of_small_weights() -> None:
+    mlp, inputs = MLP(4, 8, num_outputs=3), torch.randn(5, 4)
+    assert mlp(inputs).shape == (5, 3)
+    torch.testing.assert_close(mlp(inputs), mlp.layers(inputs), atol=1e-5, rtol=1e-5)
+    assert torch.linalg.svdvals(mlp.layers[-1].weight).max() < 0.011
 
 
 def test_mlp_loads_and_equals_plain_torch() -> None:
-    """Its parameters have the names that separate ReLU and LayerNorm modules give them."""
+    """One operation, with the parameters of the modules that it stands for."""
     block = [nn.Linear(4, 8), nn.ReLU(), nn.LayerNorm(8)]
     plain = nn.Sequential(nn.LayerNorm(4), *block, nn.Linear(8, 8), nn.ReLU(), nn.LayerNorm(8))
     for parameter in plain.parameters():
@@ -52,7 +52,5 @@ def test_mlp_normalises_its_input(float64: None) -> None:
     mlp = MLP(4, 8)
     inputs = 100 * torch.randn(5, 4)
     torch.testing.assert_close(mlp(inputs), mlp(10 * inputs + 3000), atol=1e-4, rtol=1e-4)
-    bare = mlp.layers[1:]
-    assert (
-        bare(inputs) - bare(10 * inputs + 3000)
-    ).abs().max() > 1e-2  # control: without LayerNorm
+    bare = mlp.layers[1:]  # control: without LayerNorm
+    assert (bare(inputs) - bare(10 * inputs + 3000)).abs().max() > 1e-2

@@ -178,7 +178,7 @@ def replayed_logp(agent: HMASDAgent, rollout: LowRollout) -> torch.Tensor:
             keep.flatten(1, 2),
             None,
         )
-        return actor.log_prob(output, rollout.action.flatten(1, 2)).view_as(rollout.logp)
+        return actor.score(output, rollout.action.flatten(1, 2)).logp.view_as(rollout.logp)
 
 
 @pytest.mark.parametrize("reset", [False, True])
@@ -247,7 +247,7 @@ def test_greedy_play_draws_nothing_and_takes_the_most_likely(config: Config) -> 
             torch.zeros(6, config.hidden_size),
             torch.zeros(1, 6),
             None,
-        )[0][0, :, choice]
+        )[0].log_softmax(-1)[0, :, choice]
         assert (other <= acted.logp.flatten() + 1e-6).all()
 
 

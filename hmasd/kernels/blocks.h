@@ -1,0 +1,66 @@
+// Blocks of rows that travel together through a kernel, and weights packed for `multiply_panel`.
+//
+// Sums over rows (gradients of weights) are made per group of blocks and then over groups in order.
+// The number of groups does not depend on the threads, so the result does not either.
+#pragma once
+
+#include <ATen/Parallel.h>
+
+#include <algorithm>
+
+#include "simd.h"
+
+namespace hmasd {
+
+constexpr int64_t kBlock = 48;  // rows; a multiple of kTileRows
+constexpr int64_t kGroups = 8;
+
+inline int64_t count_blocks(int64_t rows) { return (rows + kBlock - 1) / kBlock; }
+inline int64_t count_groups(int64_t rows) { return std::min(kGroups, count_blocks(rows)); }
+
+// One block of rows; `padded` is a multiple of a tile.
+struct Block {
+  int64_t index, first, count, padded;
+
+  Block(int64_t index, int64_t rows)
+      : index(index), first(index * kBlock), count(std::min(kBlock, rows - first)),
+        padded(round_up(count, kTileRows)) {}
+};
+
+// body(group, first block, last block + 1), groups side by side on torch's threads.
+template <class Body>
+void for_each_group(int64_t rows, const Body& body) {
+  const int64_t blocks = count_blocks(rows), groups = count_groups(rows);
+  at::parallel_for(0, groups, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t group = begin; group < end; ++group)
+      body(group, group * blocks / groups, (group + 1) * blocks / groups);
+  });
+}
+
+// A matrix of `rows` x `columns`, its rows `stride` floats apart.
+struct Matrix {
+  const float* data;
+  int64_t rows, columns, stride;
+};
+
+// weight -> panels [rows / panel][columns][panel] of its transpose, for products x weight^T. What the
+// padding of the last panel holds is left as it is.
+inline void pack_transposed(const Matrix& weight, float* packed) {
+  for (int64_t row = 0; row < weight.rows; ++row) {
+    float* target = packed + row / kPanel * weight.columns * kPanel + row % kPanel;
+    const float* source = weight.data + row * weight.stride;
+    for (int64_t k = 0; k < weight.columns; ++k) target[k * kPanel] = source[k];
+  }
+}
+
+// weight -> panels [columns / panel][depth][panel], its rows from `first` on, for products
+// gradient weight.
+inline void pack_rows(const Matrix& weight, int64_t depth, int64_t first, float* packed) {
+  for (int64_t row = 0; row < weight.rows; ++row)
+    for (int64_t column = 0; column < weight.columns; column += kPanel)
+      std::memcpy(packed + column * depth + (first + row) * kPanel,
+                  weight.data + row * weight.stride + column,
+                  std::min(kPanel, weight.columns - column) * sizeof(float));
+}
+
+}  // namespace hmasd
