@@ -68,6 +68,11 @@ def checkpoint_path(folder: Path, env_steps: int | None) -> Path:
     return Path(folder) / f"{STEM}_{'final' if env_steps is None else env_steps}.pth"
 
 
+def policy_path(folder: Path, env_steps: int) -> Path:
+    """Returns the file name of the networks that an evaluation measured; see `checkpoint_path`."""
+    return Path(folder) / f"policy_{env_steps}.pth"
+
+
 def save(path: Path, content: Mapping[str, Any]) -> None:
     """Writes a checkpoint; at every moment `path` holds the old file or all of the new one.
 

@@ -20,6 +20,7 @@ class Command(NamedTuple):
 COMMANDS = {
     "train": Command("hmasd.cli", "train, or evaluate a checkpoint; as train_sync_enhanced.py"),
     "check-env": Command("hmasd.check_env", "play an environment at random and list its faults"),
+    "bench": Command("hmasd.bench.command", "compare algorithms over tasks and seeds"),
 }
 EXIT_BAD_INPUT = 2
 

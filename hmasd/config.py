@@ -130,6 +130,8 @@ class Config:
     """Evaluate --model-path and stop."""
     checkpoint_interval: int = 320_000
     """Env steps between two checkpoints; 0: only at the end."""
+    keep_policies: bool = False
+    """Keep the networks of every evaluation as models/policy_<env steps>.pth, for --eval-only."""
     model_path: str | None = None
     """Checkpoint to go on from, or to evaluate."""
     output_dir: str = "."

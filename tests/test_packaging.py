@@ -21,8 +21,10 @@ FLOORS = {
             ("sync",),
             ("agent",),
             ("training",),
+            ("bench",),
             ("cli", "check_env"),
             ("commands",),
+            ("__main__",),
         )
     )
     for name in names

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-import os
 import re
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -13,14 +10,11 @@ from datetime import timedelta
 from types import TracebackType
 from typing import NamedTuple, TextIO
 
-from rich.console import Console
-from rich.live import Live
 from rich.text import Text
 
-_LOG = logging.getLogger(__name__)
+from hmasd.telemetry.live_line import LiveLine
 
 SPEED_WINDOW = 30.0  # seconds that speed and ETA look back
-LIVE_INTERVAL = 0.1  # seconds between two redraws
 
 _SHORT_NAME = re.compile(r".*_(?=\w+\.pth)|\.pth")  # of a checkpoint's name what is not its steps
 
@@ -73,18 +67,13 @@ class Progress:
             clock: Returns seconds; only differences count.
         """
         self._total = total_steps
-        self._interval = plain_interval
-        self._stream = sys.stdout if stream is None else stream
         self._clock = clock
         self._marks: deque[tuple[float, int]] = deque([(clock(), start_steps)])
-        self._shown_at = float("-inf")
-        self._is_shown = True  # there is nothing yet to show
-        self._is_gone = False
         self._steps = start_steps
         self._update: int | None = None
         self._checkpoint: str | None = None
         self._metrics: dict[str, float] = {}
-        self._live = self._make_live() if _is_terminal(self._stream) else None
+        self._live = LiveLine(plain_interval, stream, clock)
 
     def update(
         self,
@@ -107,10 +96,7 @@ class Progress:
         self._update = update if update is not None or version is None else int(version)
         self._checkpoint = self._checkpoint if checkpoint is None else checkpoint
         self._mark(env_steps)
-        self._is_shown = False
-        due = self._interval if self._live is None else LIVE_INTERVAL
-        if self._clock() - self._shown_at >= due:
-            self._show()
+        self._live.offer(self.line)
 
     def line(self, width: int | None = None) -> Text:
         """Returns the line as it is now.
@@ -122,18 +108,8 @@ class Progress:
         line = self._join(is_short=False)
         return line if width is None or len(line.plain) <= width else self._join(is_short=True)
 
-    def close(self) -> None:
-        """Shows the last state, if it is not shown yet, and gives the terminal back."""
-        try:
-            if not self._is_shown:
-                self._show()
-        finally:
-            if self._live is not None:
-                self._live.stop()
-
     def __enter__(self) -> Progress:
-        if self._live is not None:
-            self._live.start()
+        self._live.__enter__()
         return self
 
     def __exit__(
@@ -142,39 +118,11 @@ class Progress:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.close()
-
-    def _make_live(self) -> Live:
-        """Returns rich's live display; it redraws only when told: there is no second thread."""
-        return Live(
-            console=Console(file=self._stream, force_terminal=True),
-            auto_refresh=False,
-            redirect_stdout=self._stream is sys.stdout,
-            redirect_stderr=_is_terminal(sys.stderr),  # not where it goes into a file
-        )
-
-    def _show(self) -> None:
-        """Writes the line; a console that is gone (a closed pipe) must not end training."""
-        self._shown_at = self._clock()
-        self._is_shown = True
-        if self._is_gone:
-            return
-        try:
-            self._write()
-        except OSError as error:
-            self._is_gone = True
-            _LOG.warning("no progress line any more, the console is gone (%s)", error)
-
-    def _write(self) -> None:
-        if self._live is None:
-            self._stream.write(self.line().plain + "\n")
-            self._stream.flush()
-        else:
-            self._live.update(self.line(self._live.console.width), refresh=True)
+        self._live.close()
 
     def _join(self, is_short: bool) -> Text:
         """Puts the line together from its parts."""
-        count = _short_number if is_short else "{:,}".format
+        count = short_number if is_short else "{:,}".format
         speed = self._speed()
         unit = "/s" if is_short else " steps/s"
         steps = "" if is_short else " steps"
@@ -227,13 +175,8 @@ class Progress:
         return "/".join("-" if value is None else form.format(value) for value in values)
 
 
-def _short_number(number: int) -> str:
+def short_number(number: int) -> str:
     """Returns e.g. ``1.50M`` or ``320k``."""
     if number >= 1_000_000:
         return f"{number / 1_000_000:.2f}M"
     return f"{number / 1000:.0f}k" if number >= 1000 else str(number)
-
-
-def _is_terminal(stream: TextIO) -> bool:
-    """Says whether a stream understands escape codes."""
-    return stream.isatty() and os.environ.get("TERM", "dumb") != "dumb"

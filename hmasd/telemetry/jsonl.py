@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
+LAST_BYTES = 1 << 16  # more than one line has
 LOGGER = logging.getLogger("hmasd.telemetry")
 
 
@@ -16,6 +17,15 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
     """Yields the objects of a JSONL file; a line that a crash cut off is left out."""
     for _, row in _good_lines(Path(path)):
         yield row
+
+
+def last_line(path: Path) -> dict[str, Any] | None:
+    """The last whole object of a JSONL file, without reading all of it; None if there is none."""
+    with Path(path).open("rb") as file:
+        file.seek(max(0, path.stat().st_size - LAST_BYTES))
+        whole, _, _ = file.read().rpartition(b"\n")
+    line = whole.rpartition(b"\n")[2]
+    return json.loads(line) if line else None
 
 
 def repair(path: Path, up_to_env_steps: int | None = None) -> None:

@@ -138,6 +138,9 @@ class Trainer:
             return {}
         metrics, rows = evaluate(self.agent)
         self.metrics_log.write_evaluation(rows, steps)
+        if config.keep_policies:
+            path = checkpoint.policy_path(Path(config.output_dir) / "models", steps)
+            self.agent.save_policy(path, config=dataclasses.asdict(config))
         return metrics
 
     # --- saving -------------------------------------------------------------------------------

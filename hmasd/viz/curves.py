@@ -143,7 +143,7 @@ def draw(runs: Sequence[Run], title: str | None = None) -> Figure:
             _draw_panel(axis, panel, runs)
         for axis in axes[-1]:
             axis.set_xlabel("env steps")
-            axis.xaxis.set_major_formatter(FuncFormatter(_steps_label))
+            axis.xaxis.set_major_formatter(FuncFormatter(steps_label))
         figure.suptitle(heading, x=0.01, ha="left", fontsize=14, fontweight="bold")
         if len(runs) > 1:
             _draw_names(figure, runs)
@@ -245,7 +245,7 @@ def _draw_names(figure: Figure, runs: Sequence[Run]) -> None:
     figure.legend(handles=handles, loc="outside lower left", ncols=3, fontsize=9)
 
 
-def _steps_label(value: float, _: int | None = None) -> str:
+def steps_label(value: float, _: int | None = None) -> str:
     """Returns e.g. ``1.5M`` or ``250k``."""
     for size, unit in ((1e6, "M"), (1e3, "k")):
         if abs(value) >= size:

@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 from hmasd import checkpoint
+from hmasd.agent import HMASDAgent
 from hmasd.config import Config
 from hmasd.telemetry.jsonl import read_lines
+from hmasd.training.evaluation import evaluate, evaluate_checkpoint
 from hmasd.training.loop import Trainer, train
 from tests.helpers.runs import Cut, run
 
@@ -128,4 +130,41 @@ def test_a_finished_run_goes_on_with_more_steps(config: Config) -> None:
 
 def test_train_returns_the_exit_code(config: Config) -> None:
     assert train(dataclasses.replace(config, total_steps=12)) == 0
+    assert checkpoints(config) == {"hmasd_sync_enhanced_final.pth"}
+
+
+def test_the_policies_of_evaluations_are_kept_where_asked(config: Config) -> None:
+    """Each is what its evaluation measured; training cannot go on from one, and says so."""
+    config = dataclasses.replace(config, eval_interval=24, keep_policies=True)
+    trainer = run(config)
+    models = Path(config.output_dir) / "models"
+    assert checkpoints(config) == {
+        "hmasd_sync_enhanced_final.pth",
+        *(checkpoint.policy_path(models, steps).name for steps in (24, 48, 72)),
+    }
+    rows = list(read_lines(trainer.run_dir / "evaluations.jsonl"))
+    for steps in (24, 48, 72):
+        content = checkpoint.load(checkpoint.policy_path(models, steps))
+        agent = HMASDAgent(config, trainer.env)
+        agent.networks.load_state_dict(content["agent"]["networks"])
+        agent.gate.load_state_dict(content["agent"]["gate"])
+        _, again = evaluate(agent)
+        assert [{"env_steps": steps} | row for row in again] == [
+            row for row in rows if row["env_steps"] == steps
+        ]
+    with pytest.raises(checkpoint.CheckpointError, match="use it with --eval-only"):
+        run(dataclasses.replace(config, model_path=str(checkpoint.policy_path(models, 24))))
+
+
+def test_a_policy_file_can_be_evaluated(config: Config) -> None:
+    config = dataclasses.replace(config, eval_interval=36, keep_policies=True)
+    run(config)
+    path = checkpoint.policy_path(Path(config.output_dir) / "models", 36)
+    alone = dataclasses.replace(config, model_path=str(path), eval_only=True)
+    assert evaluate_checkpoint(alone) == 0
+
+
+def test_control_without_asking_no_policy_is_kept(config: Config) -> None:
+    config = dataclasses.replace(config, eval_interval=24)
+    run(config)
     assert checkpoints(config) == {"hmasd_sync_enhanced_final.pth"}

@@ -12,7 +12,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from hmasd.viz.curves import _steps_label, draw, main, read_run, save_curves, smooth
+from hmasd.viz.curves import draw, main, read_run, save_curves, smooth, steps_label
 
 
 def write_run(folder: Path, rounds: int = 400, seed: int = 0) -> Path:
@@ -80,7 +80,7 @@ def test_smoothing_is_a_centred_mean_and_shorter_at_the_ends() -> None:
 
 
 def test_labels_of_steps() -> None:
-    assert [_steps_label(x) for x in (0, 500, 250_000, 1_500_000)] == ["0", "500", "250k", "1.5M"]
+    assert [steps_label(x) for x in (0, 500, 250_000, 1_500_000)] == ["0", "500", "250k", "1.5M"]
 
 
 def test_the_command_and_its_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,1 @@
+"""Comparisons that can be believed: tasks x algorithms x seeds, run, measured and reported."""

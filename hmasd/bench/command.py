@@ -1,0 +1,81 @@
+"""Run a comparison and report it: tasks x algorithms x seeds from one YAML file.
+
+    hmasd bench benchmarks/exact_game.yaml --out bench/exact_game
+
+The file holds (docs/benchmarking.md tells what and why):
+
+    env_steps: 1000000          # budget of every run
+    eval_interval: 100000       # env steps between evaluations of a frozen policy
+    eval_episodes: 100          # each of greedy and of stochastic play
+    absolute_factor: 10         # the best policy is measured on 10 x 100 new episodes
+    seeds: 10                   # or a list
+    tasks:
+      exact: {env: alice_and_bob}
+    algorithms:                 # the first is compared with each of the others
+      default: {}
+      paper: {preset: paper_alice_and_bob}
+
+A comparison that was stopped or killed goes on when the same command is given again: finished runs
+are kept, interrupted ones go on from their last checkpoint to the same result. A run that fails is
+counted as failed and never left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from hmasd.bench import files
+from hmasd.bench.report import write_report
+from hmasd.bench.runner import available_cores, make_jobs, run_jobs
+from hmasd.bench.spec import read_spec
+from hmasd.settings import ConfigError
+
+EXIT_FAILED = 1
+EXIT_BAD_INPUT = 2
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="hmasd bench",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="Exit codes: 0 all runs finished; 1 some failed or are missing; 2 bad input, "
+        "nothing was run; 130 stopped by SIGINT, 143 by SIGTERM.",
+    )
+    parser.add_argument("file", type=Path, metavar="FILE.yaml", help="what to compare")
+    parser.add_argument("--out", type=Path, help="folder of the runs and the report; bench/NAME")
+    parser.add_argument("--jobs", type=int, help="runs at a time; as many as there are cores")
+    parser.add_argument("--report-only", action="store_true", help="report what there is, run none")
+    parser.add_argument("--retry", action="store_true", help="go on with runs that failed as well")
+    try:
+        options = parser.parse_args(argv)
+    except SystemExit as stop:  # --help, or a flag that the parser refused and explained
+        return stop.code if isinstance(stop.code, int) else EXIT_BAD_INPUT
+    try:
+        return _bench(options)
+    except ConfigError as error:
+        print("error: " + str(error).replace("\n", "\nerror: "), file=sys.stderr)
+        return EXIT_BAD_INPUT
+
+
+def _bench(options: argparse.Namespace) -> int:
+    """Run, then report."""
+    if options.jobs is not None and options.jobs < 1:
+        raise ConfigError(f"--jobs {options.jobs} must be at least 1")
+    spec = read_spec(options.file)
+    name = options.file.stem
+    out = options.out or Path("bench") / name
+    jobs = make_jobs(spec, out)
+    code = 0
+    if not options.report_only:
+        at_a_time = options.jobs or available_cores()
+        print(f"{len(jobs)} runs in {out}, {at_a_time} at a time", flush=True)
+        code = run_jobs(jobs, at_a_time, options.retry)
+    path = write_report(spec, name, jobs, out / files.REPORT)
+    print(f"report: {path}")
+    finished = all(job.state == "finished" for job in jobs)
+    return code or (0 if finished else EXIT_FAILED)

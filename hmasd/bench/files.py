@@ -1,0 +1,47 @@
+"""Where the files of a comparison lie, and JSON that is written whole or not at all.
+
+OUT/runs/TASK/ALGORITHM/seed_N/   one run: an --output-dir of training, and
+settings.json                 what it was started with
+log.txt                       what training printed
+absolute.json                 the best policy on new episodes; there when the run is done
+diagnosis.json, skills.png    why it learned or not
+failed.json                   exit code and last words, if it failed
+OUT/report/                       tables, figures, per-episode rows
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+RUNS = "runs"
+REPORT = "report"
+SETTINGS = "settings.json"
+LOG = "log.txt"
+ABSOLUTE = "absolute.json"
+DIAGNOSIS = "diagnosis.json"
+FAILED = "failed.json"
+LOCK = "lock"
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a file in one piece; NaN and infinity are refused with ValueError."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", "utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_json(path: Path) -> Any:
+    """The content of a file of `write_json`; None if it does not exist."""
+    return json.loads(path.read_text("utf-8")) if path.is_file() else None
+
+
+def training_folder(folder: Path) -> Path | None:
+    """The folder with the metrics of a run; None before training has made it."""
+    found = sorted((folder / "runs").glob("*/metrics.jsonl"))
+    return found[0].parent if found else None

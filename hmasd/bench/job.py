@@ -1,0 +1,192 @@
+"""One run of a comparison as processes: training in a folder of its own, then measuring.
+
+Everything that decides what is to be done lies in the folder, so a run goes on after whatever
+ended it. A lock that the processes inherit keeps a second one out as long as one of them lives.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import fcntl
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, TextIO
+
+from hmasd import checkpoint
+from hmasd.bench import files
+from hmasd.bench.spec import RunKey
+from hmasd.config import Config
+from hmasd.settings import ConfigError
+from hmasd.telemetry.jsonl import last_line
+from hmasd.telemetry.writers import METRICS_FILE
+
+State = Literal["finished", "failed", "unfinished"]
+LOCK_PATIENCE = 5.0  # seconds that processes of a killed comparison may take to be gone
+STOPPED = {-signal.SIGINT, -signal.SIGTERM} | {
+    128 + number for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
+}
+"""Exit codes of a training that somebody stopped: it is not finished, but did not fail."""
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+class Job:
+    """A run: what it is, how far it is, and the process that works on it now."""
+
+    def __init__(self, key: RunKey, config: Config, episodes: int) -> None:
+        """`config.output_dir` is the folder; `episodes` those of the absolute metric."""
+        self.key = key
+        self.config = config
+        self.folder = Path(config.output_dir)
+        self.episodes = episodes
+        self.process: subprocess.Popen | None = None
+        self._files: list[TextIO] = []
+        self._is_stopping = False
+
+    @property
+    def state(self) -> State:
+        """What the folder says."""
+        if (self.folder / files.ABSOLUTE).is_file():
+            return "finished"
+        return "failed" if (self.folder / files.FAILED).is_file() else "unfinished"
+
+    @property
+    def env_steps(self) -> int:
+        """Env steps that training has logged."""
+        training = files.training_folder(self.folder)
+        row = None if training is None else last_line(training / METRICS_FILE)
+        return 0 if row is None else min(row["env_steps"], self.config.total_steps)
+
+    def check_settings(self) -> None:
+        """Refuse a folder that holds a run of other settings.
+
+        Raises:
+            ConfigError: It does; the message names what differs.
+        """
+        old, new = files.read_json(self.folder / files.SETTINGS), self._settings()
+        if old is None or old == new:
+            return
+        names = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
+        changes = "; ".join(f"{name}: {old.get(name)!r} -> {new.get(name)!r}" for name in names)
+        raise ConfigError(
+            f"{self.folder} holds a run of other settings ({changes}): results of both cannot be "
+            "one comparison; choose another --out, or give the algorithm another name"
+        )
+
+    def forget_failure(self) -> None:
+        """Let a run that failed go on, from its last checkpoint if there is one."""
+        (self.folder / files.FAILED).unlink(missing_ok=True)
+
+    def start(self) -> None:
+        """Start what is to be done next.
+
+        Raises:
+            ConfigError: Another process works in the folder.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        lock = self._lock()
+        self._files = [lock, (self.folder / files.LOG).open("a", encoding="utf-8")]
+        words = self._next_command()
+        self.process = subprocess.Popen(
+            words,
+            stdin=subprocess.DEVNULL,
+            stdout=self._files[1],
+            stderr=subprocess.STDOUT,
+            env=os.environ | {"OMP_NUM_THREADS": "1", "TERM": "dumb"},
+            pass_fds=[lock.fileno()],
+            start_new_session=True,  # a terminal's Ctrl-C reaches it once, through `stop`
+            preexec_fn=_die_with_parent,
+        )
+
+    def poll(self) -> bool:
+        """Whether the process that was started is over; a failure is written down."""
+        if self.process is None:
+            return True
+        code = self.process.poll()
+        if code is None:
+            return False
+        self._close()
+        if not self.was_stopped and (code != 0 or not self._is_trained()):
+            self._write_failure(code)
+        return True
+
+    @property
+    def was_stopped(self) -> bool:
+        """Whether the last process ended because somebody stopped it."""
+        return self._is_stopping or (
+            self.process is not None and self.process.returncode in STOPPED
+        )
+
+    def stop(self, at_once: bool = False) -> None:
+        """Ask the process to save and end, or end it."""
+        self._is_stopping = True
+        if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(signal.SIGKILL if at_once else signal.SIGINT)
+
+    def _close(self) -> None:
+        for file in self._files:
+            file.close()
+        self._files = []
+
+    def _settings(self) -> dict[str, Any]:
+        """All settings but the folder, which may move."""
+        settings = dataclasses.asdict(self.config)
+        del settings["output_dir"]
+        return settings
+
+    def _lock(self) -> TextIO:
+        """The open lock file; its lock lasts until every process that inherits it is gone."""
+        file = (self.folder / files.LOCK).open("w")
+        deadline = time.monotonic() + LOCK_PATIENCE
+        while not _try_lock(file):
+            if time.monotonic() > deadline:
+                file.close()
+                raise ConfigError(
+                    f"another process works in {self.folder}: wait for it or stop it first"
+                )
+            time.sleep(0.1)
+        return file
+
+    def _is_trained(self) -> bool:
+        return checkpoint.checkpoint_path(self.folder / "models", None).is_file()
+
+    def _next_command(self) -> Sequence[str]:
+        """Training from the start or from the last good checkpoint, or measuring."""
+        python = (sys.executable, "-m")
+        if self._is_trained():
+            episodes = ("--episodes", str(self.episodes))
+            return (*python, "hmasd.bench.measure", str(self.folder), *episodes)
+        newest = checkpoint.newest_good(self.folder / "models")
+        if newest is None:
+            for name in ("models", "runs", "logs", "tf-logs"):  # of a start that came to nothing
+                shutil.rmtree(self.folder / name, ignore_errors=True)
+            files.write_json(self.folder / files.SETTINGS, self._settings())
+            source = ("--config", str(self.folder / files.SETTINGS))  # JSON is YAML
+        else:
+            source = ("--model-path", str(newest))
+        return (*python, "hmasd", "train", *source, "--output-dir", str(self.folder))
+
+    def _write_failure(self, code: int) -> None:
+        text = (self.folder / files.LOG).read_text("utf-8", errors="replace").strip()
+        last = text.splitlines()[-1] if text else "nothing was printed"
+        files.write_json(self.folder / files.FAILED, {"exit_code": code, "last_words": last})
+
+
+def _try_lock(file: TextIO) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _die_with_parent() -> None:
+    """In the child: end when the comparison is killed (Linux; elsewhere the lock must do)."""
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

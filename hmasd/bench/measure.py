@@ -1,0 +1,139 @@
+"""After training: the best policy on new episodes, and why the run learned or not.
+
+    python -m hmasd.bench.measure RUN_FOLDER --episodes 1000
+
+The best policy is that of the evaluation with the highest return, both ways of playing averaged;
+of equal ones the latest. The episodes that chose it do not measure it: these have another seed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from hmasd import checkpoint
+from hmasd.agent import HMASDAgent
+from hmasd.bench import files
+from hmasd.bench.diagnosis import diagnose
+from hmasd.bench.skill_maps import draw_skills
+from hmasd.bench.skills import look_at_skills
+from hmasd.config import Config
+from hmasd.envs.registry import make_env
+from hmasd.networks import HMASDNetworks
+from hmasd.telemetry.jsonl import read_lines
+from hmasd.telemetry.writers import EVALUATIONS_FILE
+from hmasd.training.evaluation import MODES, SEED_OFFSET, play_episodes
+from hmasd.viz.curves import read_run
+
+NEW_EPISODES = 500_000_000  # added to the seed: episodes that no evaluation has played
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure one run folder; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m hmasd.bench.measure",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("folder", type=Path, help="--output-dir of a training with keep_policies")
+    parser.add_argument("--episodes", type=int, default=1000, help="per way of playing")
+    options = parser.parse_args(argv)
+    torch.set_num_threads(1)
+    measure(options.folder, options.episodes)
+    return 0
+
+
+def measure(folder: Path, episodes: int) -> None:
+    """Write diagnosis.json, skills.png and, last, absolute.json into the run's folder.
+
+    Policies that are not needed any more and checkpoints on the way are deleted.
+
+    Raises:
+        FileNotFoundError: Training wrote no evaluation, or kept no policy of it.
+        CheckpointError: A policy cannot be read.
+    """
+    training = files.training_folder(folder)
+    if training is None or not (training / EVALUATIONS_FILE).is_file():
+        raise FileNotFoundError(f"{folder} holds no evaluations: train with eval_interval above 0")
+    best = best_evaluation(read_lines(training / EVALUATIONS_FILE))
+    config, networks = load_policy(checkpoint.policy_path(folder / "models", best))
+    kept = _diagnose(folder, training, config)
+    rows = [
+        {"mode": mode, "episode": number, "success": e.success}
+        | {"return": e.episode_return, "length": e.length}
+        for mode in MODES
+        for number, e in enumerate(
+            play_episodes(
+                config, networks, mode, episodes, config.seed + SEED_OFFSET + NEW_EPISODES
+            )
+        )
+    ]
+    files.write_json(folder / files.ABSOLUTE, {"env_steps": best, "episodes": rows})
+    _delete_the_rest(folder / "models", kept | {best})
+
+
+def best_evaluation(rows: Iterable[Mapping[str, Any]]) -> int:
+    """Env steps of the evaluation whose ways of playing return most on average, the latest such.
+
+    Args:
+        rows: Lines of ``evaluations.jsonl``; every evaluation has as many of each way.
+    """
+    returns: dict[int, list[float]] = defaultdict(list)
+    for row in rows:
+        returns[row["env_steps"]].append(row["return"])
+    return max(returns, key=lambda steps: (np.mean(returns[steps]), steps))
+
+
+def load_policy(path: Path) -> tuple[Config, HMASDNetworks]:
+    """The settings and networks of a policy file or a checkpoint.
+
+    Raises:
+        CheckpointError: The file is missing or damaged, or does not fit its own settings.
+    """
+    content = checkpoint.load(path)
+    known = {field.name for field in dataclasses.fields(Config)}
+    config = Config(**{name: x for name, x in content["config"].items() if name in known})
+    agent = HMASDAgent(config, make_env(config.env, config.num_envs, config.episode_length))
+    checkpoint.load_module("networks", agent.networks, content["agent"]["networks"])
+    return config, agent.networks
+
+
+def _diagnose(folder: Path, training: Path, config: Config) -> set[int]:
+    """Write the diagnosis; returns the env steps of the policies that it looked at."""
+    found = diagnose(read_run(training), (config.num_team_skills, config.num_agent_skills))
+    evaluated = sorted({row["env_steps"] for row in read_lines(training / EVALUATIONS_FILE)})
+    first = found["first"]["training_0.5"]
+    before = [steps for steps in evaluated if first is None or steps < first]
+    moments = {"before_success": before[-1] if before else None, "last": evaluated[-1]}
+    looks: dict[str, Any] = {}
+    for name, steps in moments.items():
+        if steps is None:
+            looks[name] = None
+            continue
+        own, networks = load_policy(checkpoint.policy_path(folder / "models", steps))
+        looks[name] = {"env_steps": steps} | look_at_skills(own, networks)
+    if looks["last"]["pairs"][0]["visited"] is not None:
+        draw_skills(looks).savefig(folder / "skills.png", dpi=110)
+    files.write_json(folder / files.DIAGNOSIS, found | {"skills": looks})
+    return {steps for steps in moments.values() if steps is not None}
+
+
+def _delete_the_rest(models: Path, kept: set[int]) -> None:
+    """Leave the final checkpoint and the policies of the evaluations in `kept`."""
+    names = {checkpoint.policy_path(models, steps).name for steps in kept}
+    names.add(checkpoint.checkpoint_path(models, None).name)
+    for path in models.glob("*.pth"):
+        if path.name not in names:
+            path.unlink()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,141 @@
+"""From the runs' folders to tables, figures and rows that other programs read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from hmasd.bench import figures, files, tables
+from hmasd.bench.job import Job
+from hmasd.bench.results import (
+    Record,
+    Scores,
+    episode_rows,
+    evaluation_steps,
+    marl_eval,
+    read_record,
+    scores,
+    write_rows,
+)
+from hmasd.bench.spec import Spec, budget
+from hmasd.bench.statistics import Interval, wilson_interval
+
+DPI = 130
+
+
+def write_report(spec: Spec, name: str, jobs: Sequence[Job], folder: Path) -> Path:
+    """Write everything that the runs so far tell; returns the path of report.md.
+
+    Args:
+        spec: What is compared.
+        name: Of the comparison.
+        jobs: All its runs, finished or not.
+        folder: Made if it does not exist; older files in it are replaced.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    records = [read_record(job) for job in jobs]
+    found = scores(spec, records)
+    write_rows(folder / "episodes.jsonl", episode_rows(records))
+    files.write_json(folder / "marl_eval.json", marl_eval(name, records))
+    parts = [_head(spec, name, records)]
+    latex = []
+    for task in spec.tasks:
+        table = tables.score_table(spec, task, found[task], records)
+        parts += [f"## {task}, {budget(spec, task):,} env steps\n", tables.markdown(table)]
+        latex.append(tables.latex(table))
+        if found[task]:
+            parts += _task_figures(spec, task, found[task], folder)
+    parts += _over_tasks(spec, found, folder, latex)
+    parts += _diagnosis(records, folder)
+    (folder / "tables.tex").write_text("\n".join(latex), encoding="utf-8")
+    path = folder / "report.md"
+    path.write_text("\n".join(parts), encoding="utf-8")
+    return path
+
+
+def _head(spec: Spec, name: str, records: Sequence[Record]) -> str:
+    measure = "success" if spec.metric == "success" else "return, scaled to 0 to 1 per task"
+    factor, episodes = spec.absolute_factor, spec.eval_episodes
+    return (
+        f"# {name}\n\n"
+        f"Runs finished: {tables.count_states(records)}; seeds {', '.join(map(str, spec.seeds))}. "
+        f"Evaluations every {spec.eval_interval:,} env steps, {episodes} episodes each of greedy "
+        f"and of stochastic play. Scores are the {measure} of each run's best policy on "
+        f"{factor} x {episodes} new episodes; interquartile means with 95 % bootstrap intervals, "
+        "shares with Wilson intervals. A run that failed counts as not solved and with score 0. "
+        "Solved: greedy and stochastic play of the best (at the end: the last) policy both reach "
+        f"a success of {spec.solved:g}.\n"
+    )
+
+
+def _task_figures(spec: Spec, task: str, found: Mapping[str, Scores], folder: Path) -> list[str]:
+    steps = evaluation_steps(spec, task)
+    curves = {name: x.curves for name, x in found.items()}
+    shares = {
+        name: wilson_interval(int(x.solved.sum()), len(x.solved)) for name, x in found.items()
+    }
+    return [
+        _save(folder, f"comparison_{task}", figures.draw_comparison(task, steps, curves)),
+        _save(folder, f"runs_{task}", figures.draw_runs(task, steps, curves)),
+        _save(folder, f"solved_{task}", _draw_solved(task, shares)),
+    ]
+
+
+def _draw_solved(task: str, shares: Mapping[str, Interval]) -> Figure:
+    return figures.draw_intervals(
+        f"{task}: share of runs solved", shares, label="runs, with 95 % Wilson intervals"
+    )
+
+
+def _over_tasks(
+    spec: Spec, found: Mapping[str, Mapping[str, Scores]], folder: Path, latex: list[str]
+) -> list[str]:
+    """Comparisons over all tasks, of the algorithms that have runs on each of them."""
+    complete = {
+        name: [found[task][name].overall for task in spec.tasks]
+        for name in spec.algorithms
+        if all(name in found[task] for task in spec.tasks)
+    }
+    if not complete:
+        return []
+    parts = ["## All tasks\n"]
+    if len(complete) > 1:
+        intervals, table = tables.improvement_table(complete)
+        latex.append(tables.latex(table))
+        first = next(iter(complete))
+        drawn = figures.draw_intervals(
+            f"Probability that a run of {first} beats one of the other",
+            intervals,
+            middle=0.5,
+            label="95 % bootstrap intervals; right of the middle: better than the other",
+        )
+        parts += [tables.markdown(table), _save(folder, "improvement", drawn)]
+    return [*parts, _save(folder, "profile", figures.draw_profiles(complete))]
+
+
+def _diagnosis(records: Sequence[Record], folder: Path) -> list[str]:
+    """The table over runs, and skills' distances against the discriminator's accuracy."""
+    table = tables.diagnosis_table(records)
+    if len(table) == 1:
+        return []
+    parts = ["## Why runs learn or not\n", tables.markdown(table)]
+    dots = []
+    for record in records:
+        if record.diagnosis is not None:
+            solved = record.diagnosis["first"]["training_0.95"] is not None
+            looks = record.diagnosis["skills"]
+            look = looks["before_success"] or looks["last"]
+            pairs = [(x["nearest"], x["accuracy"]) for x in look["pairs"]]
+            dots.append((solved, [pair for pair in pairs if pair[0] is not None]))
+    if any(skills for _, skills in dots):
+        parts.append(_save(folder, "distances", figures.draw_distances(dots)))
+    return parts
+
+
+def _save(folder: Path, name: str, figure: Figure) -> str:
+    """Write a picture; returns its line for the report."""
+    (folder / "figures").mkdir(exist_ok=True)
+    figure.savefig(folder / "figures" / f"{name}.png", dpi=DPI)
+    return f"![{name}](figures/{name}.png)\n"

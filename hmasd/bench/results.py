@@ -1,0 +1,190 @@
+"""What the runs' folders hold, as arrays of scores, per-episode rows and marl-eval's JSON."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from hmasd.bench import files
+from hmasd.bench.job import Job, State
+from hmasd.bench.spec import RunKey, Spec, budget
+from hmasd.telemetry.jsonl import read_lines
+from hmasd.telemetry.writers import EVALUATIONS_FILE
+
+MODES = ("greedy", "stochastic")
+MEASURES = ("success", "return")
+ABSOLUTE = "absolute"  # phase of the rows that measure the best policy
+
+
+class Record(NamedTuple):
+    """One run as it is now."""
+
+    key: RunKey
+    state: State
+    rows: list[dict[str, Any]]  # episodes of all evaluations, then those of the absolute metric
+    diagnosis: dict[str, Any] | None
+    failure: dict[str, Any] | None
+
+
+class Scores(NamedTuple):
+    """Runs of one algorithm on one task that ended, failed ones as the worst; R runs, K points."""
+
+    curves: dict[str, np.ndarray]  # mode -> [R, K] at every evaluation
+    absolute: dict[str, np.ndarray]  # mode -> [R] of the best policy
+    solved: np.ndarray  # [R] bool, the best policy in both ways of playing
+    solved_at_end: np.ndarray  # [R] bool, the last policy
+
+    @property
+    def overall(self) -> np.ndarray:
+        """One number per run [R]: the best policy, mean over the ways of playing."""
+        return np.mean([self.absolute[mode] for mode in MODES], axis=0)
+
+
+def read_record(job: Job) -> Record:
+    """Everything that a run's folder holds."""
+    training = files.training_folder(job.folder)
+    rows: list[dict[str, Any]] = []
+    if training is not None and (training / EVALUATIONS_FILE).is_file():
+        rows = [{"phase": "evaluation"} | row for row in read_lines(training / EVALUATIONS_FILE)]
+    absolute = files.read_json(job.folder / files.ABSOLUTE)
+    if absolute is not None:
+        steps = absolute["env_steps"]
+        rows += [{"phase": ABSOLUTE, "env_steps": steps} | row for row in absolute["episodes"]]
+    return Record(
+        job.key,
+        job.state,
+        rows,
+        files.read_json(job.folder / files.DIAGNOSIS),
+        files.read_json(job.folder / files.FAILED),
+    )
+
+
+def episode_rows(records: Sequence[Record]) -> Iterator[dict[str, Any]]:
+    """Every evaluation episode of every run, one flat row each."""
+    for record in records:
+        for row in record.rows:
+            yield record.key._asdict() | row
+
+
+def points(record: Record, mode: str, measure: str) -> tuple[np.ndarray, np.ndarray]:
+    """Env steps and means of a run's evaluations, each [K]."""
+    found: dict[int, list[float]] = defaultdict(list)
+    for row in record.rows:
+        if row["phase"] != ABSOLUTE and row["mode"] == mode:
+            found[row["env_steps"]].append(row[measure])
+    steps = sorted(found)
+    return np.array(steps), np.array([np.mean(found[step]) for step in steps])
+
+
+def absolute_mean(record: Record, mode: str, measure: str) -> float:
+    """Mean of a finished run's best policy over the new episodes."""
+    return float(
+        np.mean([x[measure] for x in record.rows if x["phase"] == ABSOLUTE and x["mode"] == mode])
+    )
+
+
+def scores(spec: Spec, records: Sequence[Record]) -> dict[str, dict[str, Scores]]:
+    """Scores by task and algorithm, of the runs that ended; a pair without one is left out.
+
+    A failed run is not left out: it counts as not solved, and with the worst score (0) from its
+    failure on.
+    """
+    found: dict[str, dict[str, Scores]] = {}
+    for task in spec.tasks:
+        ended = [x for x in records if x.key.task == task and x.state != "unfinished"]
+        low, high = _limits(spec, ended)
+        found[task] = {
+            algorithm: _scores(spec, [x for x in ended if x.key.algorithm == algorithm], low, high)
+            for algorithm in spec.algorithms
+            if any(x.key.algorithm == algorithm for x in ended)
+        }
+    return found
+
+
+def marl_eval(name: str, records: Sequence[Record]) -> dict[str, Any]:
+    """The raw data layout of marl-eval (Gorsane et al., NeurIPS 2022); finished runs only."""
+    tasks: dict[str, Any] = {}
+    for record in records:
+        if record.state != "finished":
+            continue
+        runs = tasks.setdefault(record.key.task, {}).setdefault(record.key.algorithm, {})
+        evaluations: dict[int, dict[str, Any]] = {}
+        absolute: dict[str, list[float]] = defaultdict(list)
+        for row in record.rows:
+            step = row["env_steps"]
+            at = absolute
+            if row["phase"] != ABSOLUTE:
+                at = evaluations.setdefault(step, defaultdict(list, step_count=step))
+            for measure in MEASURES:
+                at[f"{row['mode']}_{measure}"].append(float(row[measure]))
+        steps = {f"step_{i}": evaluations[step] for i, step in enumerate(sorted(evaluations), 1)}
+        runs[f"seed_{record.key.seed}"] = steps | {"absolute_metrics": absolute}
+    return {name: tasks}
+
+
+def evaluation_steps(spec: Spec, task: str) -> np.ndarray:
+    """The env steps at which evaluations are due [K]; rounds end a little later."""
+    return np.arange(spec.eval_interval, budget(spec, task) + 1, spec.eval_interval)
+
+
+def _limits(spec: Spec, records: Sequence[Record]) -> tuple[float, float]:
+    """Which values of the metric are 0 and 1: success is as it is, returns go by the task's."""
+    if spec.metric == "success":
+        return 0.0, 1.0
+    values = [
+        value
+        for record in records
+        for mode in MODES
+        for value in (
+            *points(record, mode, "return")[1],
+            *([absolute_mean(record, mode, "return")] if record.state == "finished" else []),
+        )
+    ]
+    return (min(values), max(values)) if values else (0.0, 1.0)
+
+
+def _scores(spec: Spec, runs: Sequence[Record], low: float, high: float) -> Scores:
+    """Scores of one pair's runs, scaled so that `low` is 0 and `high` is 1."""
+    span = high - low or 1.0
+    number = len(evaluation_steps(spec, runs[0].key.task))
+    curves, absolute = {}, {}
+    for mode in MODES:
+        rows = np.zeros((len(runs), number))
+        for row, run in zip(rows, runs, strict=True):
+            values = points(run, mode, spec.metric)[1][:number]
+            row[: len(values)] = (values - low) / span
+        curves[mode] = rows
+        absolute[mode] = np.array(
+            [
+                (absolute_mean(run, mode, spec.metric) - low) / span
+                if run.state == "finished"
+                else 0.0
+                for run in runs
+            ]
+        )
+    return Scores(
+        curves,
+        absolute,
+        np.array([_is_solved(run, spec.solved, absolute_mean) for run in runs]),
+        np.array([_is_solved(run, spec.solved, _last_mean) for run in runs]),
+    )
+
+
+def _last_mean(record: Record, mode: str, measure: str) -> float:
+    return float(points(record, mode, measure)[1][-1])
+
+
+def _is_solved(record: Record, bar: float, mean: Any) -> bool:
+    """Whether both ways of playing reach the bar."""
+    return record.state == "finished" and all(mean(record, m, "success") >= bar for m in MODES)
+
+
+def write_rows(path: Path, rows: Iterator[dict[str, Any]]) -> None:
+    """Write rows as JSON lines."""
+    with path.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)

@@ -1,0 +1,94 @@
+"""Works through the runs of a comparison, as many at a time as there are cores."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from hmasd.bench import files
+from hmasd.bench.job import Job
+from hmasd.bench.progress import BenchProgress
+from hmasd.bench.spec import Spec, config_of, run_keys
+from hmasd.training.signals import StopRequest
+
+POLL = 0.1  # seconds
+STOP_PATIENCE = 120.0  # seconds that a training may take to save
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def make_jobs(spec: Spec, out: Path) -> list[Job]:
+    """All runs of a comparison below `out`.
+
+    Raises:
+        ConfigError: A folder holds a run of other settings.
+    """
+    out = out.resolve()
+    jobs = [
+        Job(
+            key,
+            config_of(spec, key, out / files.RUNS / key.folder),
+            spec.absolute_factor * spec.eval_episodes,
+        )
+        for key in run_keys(spec)
+    ]
+    for job in jobs:
+        job.check_settings()
+    return jobs
+
+
+def run_jobs(jobs: Sequence[Job], at_a_time: int, retry: bool = False) -> int:
+    """Run what is not finished; returns 0, or the exit code of the signal that stopped it.
+
+    Args:
+        jobs: Runs; finished ones are kept as they are.
+        at_a_time: Processes that work side by side.
+        retry: Also go on with runs that failed.
+
+    Raises:
+        ConfigError: Another process works in one of the folders.
+    """
+    if retry:
+        for job in jobs:
+            job.forget_failure()
+    waiting = [job for job in jobs if job.state == "unfinished"]
+    working: list[Job] = []
+    with StopRequest() as stop, BenchProgress(jobs) as progress:
+        try:
+            while (waiting or working) and not stop.signal:
+                while waiting and len(working) < at_a_time:
+                    waiting[0].start()
+                    working.append(waiting.pop(0))
+                working = [job for job in working if not job.poll() or _goes_on(job)]
+                progress.update(working)
+                time.sleep(POLL)
+        finally:
+            _stop_all(working)
+    return stop.exit_code
+
+
+def _goes_on(job: Job) -> bool:
+    """Start the next step of a run whose process is over, if there is one."""
+    if job.was_stopped or job.state != "unfinished":
+        return False
+    job.start()
+    return True
+
+
+def _stop_all(working: Sequence[Job]) -> None:
+    """Ask all to save and end, and wait until they have."""
+    for job in working:
+        job.stop()
+    deadline = time.monotonic() + STOP_PATIENCE
+    for job in working:
+        while not job.poll():
+            if time.monotonic() > deadline:
+                job.stop(at_once=True)
+            time.sleep(POLL)

@@ -1,0 +1,157 @@
+"""What follows from the scores of a few runs, after Agarwal et al. (NeurIPS 2021): pure functions.
+
+`scores` is one array [runs] per task; a score is one number per run. Runs are the sample: episodes
+of one run share its training, so they are averaged before anything here sees them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy import stats
+
+CONFIDENCE = 0.95
+NUM_RESAMPLES = 2000
+TRIMMED = 0.25  # share that the interquartile mean leaves out at each end
+
+Statistic = Callable[..., Any]
+
+
+class Interval(NamedTuple):
+    """A number and the limits between which it lies with `CONFIDENCE`."""
+
+    value: float
+    low: float
+    high: float
+
+
+def interquartile_mean(scores: Sequence[np.ndarray]) -> float:
+    """Mean of the middle half of all runs of all tasks: floor(n / 4) are left out at each end.
+
+    Raises:
+        ValueError: There is no run.
+    """
+    return float(_pooled_iqm(*_checked(scores)))
+
+
+def interquartile_mean_interval(scores: Sequence[np.ndarray], seed: int = 0) -> Interval:
+    """The interquartile mean with its stratified bootstrap interval.
+
+    Runs are drawn anew within each task, and the middle 95 % of the resampled means is taken
+    (percentile method). With few runs that is too narrow: see docs/benchmarking.md for how often
+    it holds the true value.
+    """
+    return _bootstrap(_checked(scores), _pooled_iqm, seed)
+
+
+def performance_profile(scores: Sequence[np.ndarray], thresholds: np.ndarray) -> np.ndarray:
+    """Share of runs that score more than each threshold [T], mean over the tasks: [T]."""
+    return np.asarray(_profile(*_checked(scores), thresholds=np.asarray(thresholds)))
+
+
+def performance_profile_band(
+    scores: Sequence[np.ndarray], thresholds: np.ndarray, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Limits of the profile by the stratified bootstrap, each [T]."""
+    checked = _checked(scores)
+    generator = np.random.default_rng(seed)
+    drawn = [x[generator.integers(len(x), size=(NUM_RESAMPLES, len(x)))] for x in checked]
+    profiles = _profile(*drawn, thresholds=np.asarray(thresholds))  # [T, R]
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(profiles, (tail, 1 - tail), axis=-1)
+    return low, high
+
+
+def probability_of_improvement(first: Sequence[np.ndarray], second: Sequence[np.ndarray]) -> float:
+    """P(a run of `first` scores more than one of `second`), ties half, mean over the tasks.
+
+    Per task it is the Mann-Whitney U statistic over the number of pairs.
+
+    Raises:
+        ValueError: The two do not have the same number of tasks, or a task has no run.
+    """
+    return float(_improvement(*_paired(first, second)))
+
+
+def probability_of_improvement_interval(
+    first: Sequence[np.ndarray], second: Sequence[np.ndarray], seed: int = 0
+) -> Interval:
+    """The probability of improvement with its stratified bootstrap interval."""
+    return _bootstrap(_paired(first, second), _improvement, seed)
+
+
+def differs_from_chance(improvement: Interval) -> bool:
+    """Whether the interval of a probability of improvement leaves out 1/2: there is a winner."""
+    return improvement.low > 0.5 or improvement.high < 0.5
+
+
+def wilson_interval(successes: int, runs: int) -> Interval:
+    """Share of runs that succeed, with its Wilson score interval (no continuity correction).
+
+    Raises:
+        ValueError: There is no run, or there are more successes than runs.
+    """
+    limits = stats.binomtest(successes, runs).proportion_ci(CONFIDENCE, method="wilson")
+    return Interval(successes / runs, float(limits.low), float(limits.high))
+
+
+def _checked(scores: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """The tasks' scores as float arrays; none empty, all finite."""
+    arrays = [np.asarray(x, dtype=float) for x in scores]
+    for number, array in enumerate(arrays):
+        if array.ndim != 1 or len(array) == 0 or not np.isfinite(array).all():
+            raise ValueError(f"task {number}: scores must be at least one finite number: {array}")
+    if not arrays:
+        raise ValueError("there is no task: give the scores of at least one")
+    return arrays
+
+
+def _paired(first: Sequence[np.ndarray], second: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Both algorithms' tasks in one list, the first algorithm's before the second's."""
+    if len(first) != len(second):
+        raise ValueError(f"{len(first)} tasks against {len(second)}: give the same tasks twice")
+    return _checked(first) + _checked(second)
+
+
+def _pooled_iqm(*scores: np.ndarray, axis: int = -1) -> Any:
+    """Arrays [..., runs] -> [...]."""
+    return stats.trim_mean(np.concatenate(scores, axis=axis), TRIMMED, axis=axis)
+
+
+def _profile(*scores: np.ndarray, thresholds: np.ndarray) -> Any:
+    """Arrays [..., runs] and [T] -> [T, ...]."""
+    above = [np.stack([(task > threshold).mean(-1) for threshold in thresholds]) for task in scores]
+    return np.mean(above, axis=0)
+
+
+def _improvement(*scores: np.ndarray, axis: int = -1) -> Any:
+    """Arrays [..., runs] of both algorithms, first's tasks then second's -> [...]."""
+    tasks = len(scores) // 2
+    shares = []
+    for one, other in zip(scores[:tasks], scores[tasks:], strict=True):
+        difference = (
+            np.moveaxis(one, axis, -1)[..., :, None] - np.moveaxis(other, axis, -1)[..., None, :]
+        )
+        shares.append(((np.sign(difference) + 1) / 2).mean((-1, -2)))
+    return np.mean(shares, axis=0)
+
+
+def _bootstrap(scores: list[np.ndarray], statistic: Statistic, seed: int) -> Interval:
+    """Resamples each array by itself, which makes the bootstrap stratified."""
+    value = float(statistic(*scores))
+    if max(map(len, scores)) == 1:  # nothing to resample: one run tells nothing about the spread
+        return Interval(value, -np.inf, np.inf)
+    if min(map(len, scores)) == 1:  # scipy wants two of each; a run twice is still that run
+        scores = [np.repeat(x, 2) if len(x) == 1 else x for x in scores]
+    limits = stats.bootstrap(
+        scores,
+        statistic,
+        n_resamples=NUM_RESAMPLES,
+        confidence_level=CONFIDENCE,
+        method="percentile",
+        vectorized=True,
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
+    return Interval(value, float(limits.low), float(limits.high))

@@ -1,0 +1,161 @@
+"""Tables as rows of text, and rows of text as Markdown and LaTeX."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from hmasd.bench.results import MODES, Record, Scores
+from hmasd.bench.spec import Spec
+from hmasd.bench.statistics import (
+    Interval,
+    differs_from_chance,
+    interquartile_mean_interval,
+    probability_of_improvement_interval,
+    wilson_interval,
+)
+
+Row = Sequence[str]
+_LATEX = {"%": r"\%", "_": r"\_", "&": r"\&", "#": r"\#", "≥": r"$\geq$", "–": "--"}
+
+
+def markdown(table: Sequence[Row]) -> str:
+    """A Markdown table; the first row is its head."""
+    head, *rows = (("| " + " | ".join(row) + " |") for row in table)
+    return "\n".join([head, "|" + "---|" * len(table[0]), *rows]) + "\n"
+
+
+def latex(table: Sequence[Row]) -> str:
+    """A LaTeX tabular with the booktabs package's rules; the first row is its head."""
+    head, *rows = (
+        " & ".join("".join(_LATEX.get(c, c) for c in cell) for cell in row) + r" \\"
+        for row in table
+    )
+    columns = "l" * len(table[0])
+    lines = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", head, r"\midrule", *rows]
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
+
+
+def score_table(
+    spec: Spec, task: str, scores: Mapping[str, Scores], records: Sequence[Record]
+) -> list[Row]:
+    """What each algorithm reached on a task: interquartile means of its best policies."""
+    head = ["algorithm", "runs", *MODES]
+    table: list[Row] = [[*head, f"solved (≥ {spec.solved:g})", "solved at the end"]]
+    for name in spec.algorithms:
+        runs = [x for x in records if (x.key.task, x.key.algorithm) == (task, name)]
+        counts = count_states(runs)
+        if name not in scores:
+            table.append([name, counts, *["-"] * 4])
+            continue
+        found = scores[name]
+        means = [interval_text(interquartile_mean_interval([found.absolute[m]])) for m in MODES]
+        shares = [share_text(x) for x in (found.solved, found.solved_at_end)]
+        table.append([name, counts, *means, *shares])
+    return table
+
+
+def improvement_table(
+    scores: Mapping[str, Sequence[np.ndarray]],
+) -> tuple[dict[str, Interval], list[Row]]:
+    """How probably a run of the first algorithm beats one of each other.
+
+    Args:
+        scores: Algorithm -> per task [R].
+
+    Returns:
+        The intervals by the other's name, and the table.
+    """
+    reference, *others = scores
+    found = {
+        other: probability_of_improvement_interval(scores[reference], scores[other])
+        for other in others
+    }
+    table: list[Row] = [["algorithm", f"P({reference} > it)", "who is better"]]
+    for other, interval in found.items():
+        winner = reference if interval.value > 0.5 else other
+        verdict = winner if differs_from_chance(interval) else "not known"
+        table.append([other, interval_text(interval), verdict])
+    return found, table
+
+
+def diagnosis_table(records: Sequence[Record]) -> list[Row]:
+    """One row per run: when it learned, and what its skills were like before."""
+    table: list[Row] = [
+        [
+            "run",
+            "first reward",
+            "training 0.5 / 0.95",
+            "coordinator's entropy before reward, Z / z",
+            "accuracy of q_d before reward (chance)",
+            "skills' separation, before success / last",
+            "keys and diamonds reached, before success / last",
+            "drops greedy",
+            "drops stochastic",
+        ]
+    ]
+    for record in records:
+        name = f"{record.key.task}/{record.key.algorithm}/{record.key.seed}"
+        if record.failure is not None:
+            words = f"failed ({record.failure['exit_code']}): {record.failure['last_words']}"
+            table.append([name, words.replace("|", "/"), *["-"] * 7])
+        elif record.diagnosis is not None:
+            table.append([name, *_diagnosis_cells(record.diagnosis)])
+    return table
+
+
+def count_states(records: Sequence[Record]) -> str:
+    """E.g. ``10`` or ``8 of 10 (1 failed, 1 not finished)``."""
+    states = [record.state for record in records]
+    words = {"failed": "failed", "unfinished": "not finished"}
+    parts = [f"{states.count(s)} {word}" for s, word in words.items() if s in states]
+    finished = states.count("finished")
+    return f"{finished} of {len(states)} ({', '.join(parts)})" if parts else str(finished)
+
+
+def interval_text(interval: Interval) -> str:
+    """E.g. ``0.93 [0.81, 0.99]``."""
+    if math.isinf(interval.low):
+        return f"{interval.value:.2f} [one run]"
+    return f"{interval.value:.2f} [{interval.low:.2f}, {interval.high:.2f}]"
+
+
+def share_text(successes: np.ndarray) -> str:
+    """E.g. ``9 of 10 [60 %, 98 %]`` with the Wilson interval."""
+    share = wilson_interval(int(successes.sum()), len(successes))
+    return f"{successes.sum()} of {len(successes)} [{share.low:.0%}, {share.high:.0%}]"
+
+
+def _diagnosis_cells(found: dict[str, Any]) -> list[str]:
+    first, before = found["first"], found["before_first_reward"]
+    entropy = before["coordinator_entropy"]
+    recognised = before["discriminators"]["individual"]
+    looks = [found["skills"][moment] for moment in ("before_success", "last")]
+    return [
+        _steps(first["reward"]),
+        f"{_steps(first['training_0.5'])} / {_steps(first['training_0.95'])}",
+        " / ".join(_number(entropy[x] and entropy[x]["last"]) for x in ("team", "agent")),
+        "-" if recognised is None else f"{recognised['accuracy']:.2f} ({recognised['chance']:.2f})",
+        " / ".join(_number(x and x["separation"]) for x in looks),
+        " / ".join(
+            f"{x['items']['reached']} of {x['items']['of']}" if x and x["items"] else "-"
+            for x in looks
+        ),
+        *(_drops(found["drops"][mode]) for mode in MODES),
+    ]
+
+
+def _steps(value: int | None) -> str:
+    return "never" if value is None else f"{value:,}"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def _drops(drops: Sequence[Mapping[str, Any]]) -> str:
+    """E.g. ``2 (to 0.47)``."""
+    return f"{len(drops)} (to {min(x['lowest'] for x in drops):.2f})" if drops else "0"

@@ -1,0 +1,97 @@
+"""`hmasd bench` as a user runs it: killed in the middle, resumed, and its errors."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from hmasd.bench import command, files
+from hmasd.telemetry.jsonl import read_lines
+from tests.bench.made_up import TEXT, finish, make_comparison
+
+ROOT = Path(__file__).parents[2]
+TOY = ROOT / "benchmarks" / "toy.yaml"
+ALGORITHMS = ("small", "one_skill")
+
+
+def start(spec, out, log):
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    words = (sys.executable, "-m", "hmasd", "bench", str(spec), "--out", str(out), "--jobs", "2")
+    return subprocess.Popen(
+        words, stdout=log, stderr=log, env=environment, cwd=out.parent, start_new_session=True
+    )
+
+
+def checkpoints(out):
+    return sorted(out.glob("runs/*/*/seed_1/models/hmasd_sync_enhanced_[0-9]*.pth"))
+
+
+def wait_until(condition, process, seconds=300):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.mark.timeout(900)
+def test_a_comparison_that_is_killed_goes_on_to_the_same_result(tmp_path):
+    """SIGKILL to its process group while the first two runs train, then the same command again."""
+    out, log = tmp_path / "killed", tmp_path / "log.txt"
+    with log.open("w") as output:
+        process = start(TOY, out, output)
+        wait_until(lambda: len({path.parent for path in checkpoints(out)}) == 2, process)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        assert not list(out.glob("runs/*/*/*/absolute.json"))  # killed in the middle
+        assert start(TOY, out, output).wait(timeout=600) == 0, log.read_text()
+        once = tmp_path / "once.yaml"  # the runs that were killed, undisturbed
+        once.write_text(TOY.read_text().replace("seeds: 2", "seeds: [1]"))
+        assert start(once, tmp_path / "whole", output).wait(timeout=600) == 0, log.read_text()
+    resumed = 0
+    for algorithm in ALGORITHMS:
+        killed, whole = (x / f"runs/exact/{algorithm}/seed_1" for x in (out, tmp_path / "whole"))
+        for name in (files.ABSOLUTE, files.DIAGNOSIS):
+            assert (killed / name).read_bytes() == (whole / name).read_bytes()
+        training = [files.training_folder(folder) for folder in (killed, whole)]
+        resumed += len(list(training[0].glob("config_*.json")))
+        one, other = (list(read_lines(x / "evaluations.jsonl")) for x in training)
+        assert one == other and len(one) == 3 * 2 * 32
+        one, other = (list(read_lines(x / "metrics.jsonl")) for x in training)
+        assert [without_time(row) for row in one] == [without_time(row) for row in other]
+    assert resumed >= 1  # control: at least one did go on from a checkpoint
+    assert "Runs finished: 4;" in (out / "report" / "report.md").read_text()
+
+
+def without_time(row):
+    return {k: x for k, x in row.items() if not (k.startswith("time/") or k.endswith("Time"))}
+
+
+def test_a_report_of_what_there_is(tmp_path, capsys):
+    _, jobs = make_comparison(tmp_path)
+    path, out = tmp_path / "made_up.yaml", tmp_path / "out"
+    assert command.main([str(path), "--out", str(out), "--report-only"]) == 1  # runs are missing
+    assert str(out / "report" / "report.md") in capsys.readouterr().out
+    for job in jobs:
+        finish(job, [0.5, 1.0], best=1.0)
+    assert command.main([str(path), "--out", str(out), "--report-only"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["none.yaml"], "none.yaml"),
+        (["made_up.yaml", "--jobs", "0"], "--jobs 0 must be at least 1"),
+        (["bad.yaml"], "did you mean 'seeds'"),
+    ],
+)
+def test_bad_input_runs_nothing(words, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    make_comparison(tmp_path)
+    (tmp_path / "bad.yaml").write_text(TEXT.replace("seeds:", "seed:"))
+    assert command.main(words) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "bench").exists()

@@ -1,0 +1,218 @@
+"""One run as processes: what is next, what a failure leaves, and who may work in a folder."""
+
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from hmasd import checkpoint
+from hmasd.bench import files, job, runner
+from hmasd.bench.job import Job
+from hmasd.bench.progress import BenchProgress
+from hmasd.settings import ConfigError
+from tests.bench.made_up import TEXT, finish, make_comparison, write_training
+
+
+@pytest.fixture
+def one(tmp_path):
+    return make_comparison(tmp_path)[1][0]
+
+
+def play(monkeypatch, program):
+    """Let every job run a small program instead of training."""
+    words = (sys.executable, "-c", program)
+    monkeypatch.setattr(Job, "_next_command", lambda self: words)
+
+
+def wait(one):
+    deadline = time.monotonic() + 60
+    while not one.poll():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_a_fresh_run_starts_with_its_settings(one):
+    one.folder.mkdir(parents=True)
+    words = one._next_command()
+    settings = files.read_json(one.folder / files.SETTINGS)
+    assert words[1:] == (
+        *("-m", "hmasd", "train", "--config", str(one.folder / files.SETTINGS)),
+        *("--output-dir", str(one.folder)),
+    )
+    assert settings["total_steps"] == 4000 and "output_dir" not in settings
+    one.check_settings()
+
+
+def test_a_run_without_a_checkpoint_starts_anew(one):
+    write_training(one, [0.5])
+    one._next_command()
+    assert files.training_folder(one.folder) is None
+
+
+def test_a_run_goes_on_from_its_newest_good_checkpoint(one):
+    write_training(one, [0.5])
+    models = one.folder / "models"
+    for steps in (320, 640):
+        checkpoint.save(checkpoint.checkpoint_path(models, steps), {"x": steps})
+    checkpoint.checkpoint_path(models, 960).write_bytes(b"cut off")
+    words = one._next_command()
+    assert words[4:6] == ("--model-path", str(checkpoint.checkpoint_path(models, 640)))
+    assert files.training_folder(one.folder) is not None
+
+
+def test_a_trained_run_is_measured(one):
+    checkpoint.save(checkpoint.checkpoint_path(one.folder / "models", None), {})
+    assert one._next_command()[1:] == (
+        *("-m", "hmasd.bench.measure", str(one.folder)),
+        *("--episodes", "32"),
+    )
+
+
+def test_other_settings_in_the_same_folder_are_refused(one, tmp_path):
+    one.folder.mkdir(parents=True)
+    one._next_command()
+    make_comparison(tmp_path, TEXT.replace("seeds: 3", "seeds: 5"))  # more seeds: fine
+    with pytest.raises(ConfigError, match=r"gamma: 0\.99 -> 0\.5.*another --out"):
+        make_comparison(tmp_path, TEXT.replace("good: {}", "good: {gamma: 0.5}"))
+
+
+def test_a_failure_is_kept_with_its_last_words(one, monkeypatch):
+    play(monkeypatch, "print('before'); print('error: NaN'); raise SystemExit(3)")
+    one.start()
+    wait(one)
+    assert one.state == "failed"
+    assert files.read_json(one.folder / files.FAILED) == {
+        "exit_code": 3,
+        "last_words": "error: NaN",
+    }
+    one.forget_failure()
+    assert one.state == "unfinished"
+
+
+def test_training_that_ends_well_without_a_result_has_failed(one, monkeypatch):
+    play(monkeypatch, "")
+    one.start()
+    wait(one)
+    assert one.state == "failed"
+
+
+def test_a_stopped_training_has_not_failed(one, monkeypatch):
+    play(monkeypatch, "import time; time.sleep(60)")
+    one.start()
+    one.stop()
+    wait(one)
+    assert one.state == "unfinished" and one.was_stopped
+
+
+def test_a_killed_training_has_failed(one, monkeypatch):
+    play(monkeypatch, "import os; os.kill(os.getpid(), 9)")
+    one.start()
+    wait(one)
+    assert files.read_json(one.folder / files.FAILED)["exit_code"] == -signal.SIGKILL
+
+
+def test_two_processes_never_work_in_one_folder(one, tmp_path, monkeypatch):
+    monkeypatch.setattr(job, "LOCK_PATIENCE", 0.3)
+    play(monkeypatch, "import time; time.sleep(60)")
+    one.start()
+    other = Job(one.key, one.config, one.episodes)
+    with pytest.raises(ConfigError, match="another process works in"):
+        other.start()
+    one.stop()
+    wait(one)
+    other.start()  # control: the lock goes with the process
+    other.stop()
+    wait(other)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="uses prctl")
+def test_a_run_dies_with_a_comparison_that_is_killed(tmp_path):
+    code = f"""
+import sys, time
+from pathlib import Path
+from hmasd.bench.job import Job
+from tests.bench.made_up import make_comparison
+one = make_comparison(Path({str(tmp_path)!r}))[1][0]
+Job._next_command = lambda self: (sys.executable, "-c", "import time; time.sleep(60)")
+one.start()
+print(one.process.pid, flush=True)
+time.sleep(60)
+"""
+    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    try:
+        child = int(parent.stdout.readline())
+    finally:
+        parent.kill()
+        parent.wait()
+    one = make_comparison(tmp_path)[1][0]
+    one._lock().close()  # free within LOCK_PATIENCE, or an error
+    status = subprocess.run(["ps", "-o", "stat=", "-p", str(child)], capture_output=True, text=True)
+    assert status.stdout.strip()[:1] in ("", "Z")
+
+
+WORK = """
+import sys
+from pathlib import Path
+folder = Path(sys.argv[1])
+(folder / "models").mkdir(exist_ok=True)
+if (folder / "models" / "hmasd_sync_enhanced_final.pth").exists():
+    (folder / "absolute.json").write_text("{}")
+elif "bad_one/seed_2" in str(folder):
+    sys.exit("error: bad luck")
+(folder / "models" / "hmasd_sync_enhanced_final.pth").write_text("")
+with (folder.parents[3] / "order.txt").open("a") as file:
+    file.write("x")
+"""
+
+
+@pytest.fixture
+def worked(tmp_path, monkeypatch):
+    """All six runs of a comparison, in which one fails."""
+    monkeypatch.setattr(
+        Job, "_next_command", lambda self: (sys.executable, "-c", WORK, str(self.folder))
+    )
+    monkeypatch.setattr(runner, "POLL", 0.01)
+    jobs = make_comparison(tmp_path)[1]
+    assert runner.run_jobs(jobs, 2) == 0
+    return jobs, tmp_path / "out" / "order.txt"
+
+
+def test_all_runs_are_worked_through_and_failures_stay(worked):
+    jobs, order = worked
+    states = {job.key[1:]: job.state for job in jobs}
+    assert states.pop(("bad_one", 2)) == "failed"
+    assert set(states.values()) == {"finished"} and len(states) == 5
+    assert len(order.read_text()) == 10  # training and measuring of five runs
+    assert runner.run_jobs(jobs, 2) == 0  # again: nothing is left to do
+    assert len(order.read_text()) == 10
+    assert jobs[3].state == "failed"
+
+
+def test_retry_takes_up_failed_runs_only(worked, monkeypatch):
+    jobs, order = worked
+    program = WORK.replace("bad_one/seed_2", "nothing")
+    monkeypatch.setattr(
+        Job, "_next_command", lambda self: (sys.executable, "-c", program, str(self.folder))
+    )
+    runner.run_jobs(jobs, 2, retry=True)
+    assert all(job.state == "finished" for job in jobs) and len(order.read_text()) == 12
+
+
+def test_the_line_counts_runs_and_tells_the_time_left(tmp_path):
+    _, jobs = make_comparison(tmp_path)
+    finish(jobs[0], [0.5, 1.0], best=1.0)
+    now = [0.0]
+    progress = BenchProgress(jobs, clock=lambda: now[0])
+    progress.update(jobs[1:2])
+    assert progress.line().plain == (
+        "1/6 runs | 0 failed | 4k/24k steps | ETA - | exact/bad_one/1 0%"
+    )
+    write_training(jobs[1], [0.5])
+    now[0] = 10.0
+    progress.update(jobs[1:2])  # 2048 steps in 10 s; 24000 - 6048 are left
+    assert "ETA 0:01:28 | exact/bad_one/1 51%" in progress.line().plain
+    assert len(progress.line(40).plain) == 40
+    shutil.rmtree(jobs[1].folder)

@@ -1,0 +1,114 @@
+"""Tables and figures of comparisons that are written by hand."""
+
+import numpy as np
+import pytest
+
+from hmasd.bench import figures, files, tables
+from hmasd.bench.report import write_report
+from hmasd.bench.statistics import Interval
+from tests.bench.made_up import fail, finish, make_comparison
+
+
+@pytest.fixture
+def report(tmp_path):
+    spec, jobs = make_comparison(tmp_path)
+    for job in jobs:
+        if job.key.algorithm == "good":
+            finish(job, [0.5, 1.0], best=1.0)
+        elif job.key.seed == 1:
+            fail(job, [0.0])
+        elif job.key.seed == 2:
+            finish(job, [0.0, 0.5], best=0.5)
+    return write_report(spec, "made_up", jobs, tmp_path / "report")
+
+
+def test_the_report_counts_every_run(report):
+    text = report.read_text()
+    assert "Runs finished: 4 of 6 (1 failed, 1 not finished)" in text
+    rows = {line.split("|")[1].strip(): line for line in text.splitlines() if line[:1] == "|"}
+    assert "| 3 | 1.00 [1.00, 1.00] |" in rows["good"] and "3 of 3 [44%, 100%]" in rows["good"]
+    assert "1 of 3 (1 failed, 1 not finished)" in rows["bad_one"] or "P(good > it)" in text
+    assert "0.25 [0.00, 0.50]" in text  # the failed run counts as 0
+    assert "failed (1): error: NaN / x" in rows["exact/bad_one/1"]
+
+
+def test_the_report_shows_its_figures(report):
+    text = report.read_text()
+    for name in ("comparison_exact", "runs_exact", "solved_exact", "improvement", "profile"):
+        assert f"(figures/{name}.png)" in text
+        assert (report.parent / "figures" / f"{name}.png").stat().st_size > 5000
+
+
+def test_the_files_for_other_programs(report):
+    folder = report.parent
+    assert files.read_json(folder / "marl_eval.json")["made_up"]["exact"]
+    assert (folder / "episodes.jsonl").read_text().count("\n") == 64 * (3 * 3 + 1 + 3)
+    assert r"bad\_one" in (folder / "tables.tex").read_text()
+
+
+def test_the_same_folders_give_the_same_report(report, tmp_path):
+    spec, jobs = make_comparison(tmp_path)
+    again = write_report(spec, "made_up", jobs, tmp_path / "again")
+    for name in ("report.md", "tables.tex", "episodes.jsonl", "marl_eval.json"):
+        assert (report.parent / name).read_bytes() == (again.parent / name).read_bytes()
+
+
+def test_a_report_of_nothing_says_so(tmp_path):
+    spec, jobs = make_comparison(tmp_path)
+    text = write_report(spec, "made_up", jobs, tmp_path / "report").read_text()
+    assert "Runs finished: 0 of 6 (6 not finished)" in text
+    assert "| good | 0 of 3 (3 not finished) | - | - | - | - |" in text
+
+
+def test_tables_as_markdown_and_latex():
+    table = [["a_b", "c"], ["50%", "x & y"]]
+    assert tables.markdown(table) == "| a_b | c |\n|---|---|\n| 50% | x & y |\n"
+    lines = tables.latex(table).splitlines()
+    assert lines[2] == r"a\_b & c \\" and lines[4] == r"50\% & x \& y \\"
+
+
+def test_who_is_better_is_said_only_where_it_is_known():
+    low, high = np.linspace(0, 0.2, 10), np.linspace(0.7, 1, 10)
+    found, table = tables.improvement_table({"a": [high], "b": [low], "c": [high]})
+    assert [row[2] for row in table[1:]] == ["a", "not known"]
+    assert found["b"].value == 1.0
+    _, turned = tables.improvement_table({"b": [low], "a": [high]})
+    assert turned[1][2] == "a"
+
+
+def test_texts_of_numbers():
+    assert tables.interval_text(Interval(0.934, 0.81, 0.99)) == "0.93 [0.81, 0.99]"
+    assert tables.interval_text(Interval(0.5, -np.inf, np.inf)) == "0.50 [one run]"
+    assert tables.share_text(np.array([True] * 8 + [False] * 2)) == "8 of 10 [49%, 94%]"
+
+
+def test_every_run_is_a_line_and_the_thick_one_is_the_interquartile_mean():
+    curves = np.array([[0.0, 0.1], [0.2, 0.4], [0.4, 0.8], [0.6, 1.0]])
+    steps = np.array([100, 200])
+    modes = {"greedy": curves, "stochastic": curves}
+    axis = figures.draw_runs("x", steps, {"a": modes, "b": modes}).axes[0]
+    drawn = [line.get_ydata().tolist() for line in axis.lines]
+    assert drawn[:4] == curves.tolist()
+    assert drawn[4] == pytest.approx([0.3, 0.6])
+    assert max(axis.lines, key=lambda line: line.get_linewidth()) is axis.lines[4]
+    both = figures.draw_comparison("x", steps, {"a": modes, "b": modes}).axes[0]
+    assert len(both.lines) == 2
+
+
+def test_algorithms_look_different():
+    looks = [figures.look(number) for number in range(21)]
+    assert len(set(looks)) == 21
+
+
+def test_an_interval_is_drawn_where_it_is():
+    rows = {"x": Interval(0.6, 0.4, 0.9), "y": Interval(0.5, -np.inf, np.inf)}
+    axis = figures.draw_intervals("t", rows, middle=0.5).axes[0]
+    assert list(axis.lines[0].get_xdata()) == [0.4, 0.9]
+    assert list(axis.lines[2].get_xdata()) == [0.0, 1.0]  # not beyond what a share can be
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["x", "y"]
+
+
+def test_skills_of_runs_that_failed_have_their_own_colour():
+    axis = figures.draw_distances([(True, [(1.0, 0.5), (2.0, 0.9)]), (False, [(0.5, 0.2)])]).axes[0]
+    assert [list(line.get_xdata()) for line in axis.lines] == [[1.0, 2.0], [0.5]]
+    assert axis.lines[0].get_color() != axis.lines[1].get_color()

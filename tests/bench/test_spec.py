@@ -1,0 +1,109 @@
+"""Files of comparisons: what is read, and what is refused with which words."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from hmasd.bench.spec import RunKey, budget, config_of, read_spec, run_keys
+from hmasd.config import Config
+from hmasd.presets import PRESETS
+from hmasd.settings import ConfigError
+
+ROOT = Path(__file__).parents[2]
+GOOD = """
+env_steps: 200000
+eval_interval: 50000
+eval_episodes: 32
+seeds: 2
+tasks:
+  exact: {env: alice_and_bob}
+  longer: {env: alice_and_bob, total_steps: 400000, episode_length: 200}
+algorithms:
+  ours: {}
+  paper: {preset: paper_alice_and_bob, clip: 0.1}
+"""
+
+
+@pytest.fixture
+def read(tmp_path):
+    def read(text):
+        path = tmp_path / "bench.yaml"
+        path.write_text(text)
+        return read_spec(path)
+
+    return read
+
+
+def test_a_file_becomes_configurations(read):
+    spec = read(GOOD)
+    assert (budget(spec, "exact"), budget(spec, "longer")) == (200_000, 400_000)
+    ours = config_of(spec, RunKey("exact", "ours", 2), Path("x"))
+    shared = {"total_steps": 200_000, "eval_interval": 50_000, "eval_episodes": 32}
+    own = {"checkpoint_interval": 50_000, "keep_policies": True, "threads": 1}
+    assert ours == dataclasses.replace(Config(), seed=2, output_dir="x", **shared, **own)
+    paper = config_of(spec, RunKey("longer", "paper", 1), Path("x"))
+    assert (paper.clip, paper.skill_interval, paper.total_steps) == (0.1, 50, 400_000)
+    assert paper.episode_length == 200  # the task's, not the preset's
+    assert paper.batch_size == PRESETS["paper_alice_and_bob"]["batch_size"]
+
+
+def test_config_1_of_the_folder_does_not_count(read, tmp_path, monkeypatch):
+    (tmp_path / "config_1.py").write_text("gamma = 0.5\n")
+    monkeypatch.chdir(tmp_path)
+    assert config_of(read(GOOD), RunKey("exact", "ours", 1), tmp_path).gamma == Config().gamma
+
+
+def test_all_runs_seed_by_seed(read):
+    keys = run_keys(read(GOOD))
+    assert len(keys) == len(set(keys)) == 8
+    assert [key.seed for key in keys] == [1] * 4 + [2] * 4
+    assert keys[0].folder == "exact/ours/seed_1"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").glob("*.yaml")), ids=lambda x: x.stem)
+def test_the_files_of_the_project_are_good(path):
+    assert run_keys(read_spec(path))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("eval_interval", "eval_intervall", "did you mean 'eval_interval'"),
+        ("clip: 0.1", "clipp: 0.1", "did you mean 'clip'"),
+        ("clip: 0.1", "clip: high", "clip = 'high': expected a number"),
+        (
+            "preset: paper_alice_and_bob",
+            "preset: paper_alice",
+            "did you mean 'paper_alice_and_bob'",
+        ),
+        ("env: alice_and_bob}", "env: alice_and_bab}", "did you mean 'alice_and_bob'"),
+        ("clip: 0.1", "total_steps: 400000", "an unequal budget"),
+        ("clip: 0.1", "eval_episodes: 100", "all runs share it; set eval_episodes on top"),
+        ("clip: 0.1", "seed: 3", "all runs share it; set seeds on top"),
+        ("clip: 0.1", "threads: 2", "the comparison decides it"),
+        ("clip: 0.1", "episode_length: 50", "both set episode_length"),
+        ("eval_episodes: 32", "eval_episodes: 31", "eval_episodes = 31 is below 32"),
+        ("env_steps: 200000", "env_steps: 210000", "210000 env steps are no multiple"),
+        ("eval_interval: 50000", "eval_interval: 2000", "a round is 3200 env steps, more than"),
+        ("seeds: 2", "seeds: [1, 1]", "a seed twice"),
+        ("seeds: 2", "seeds: 0", "expected a number or a list"),
+        ("seeds: 2", "", "seeds is missing"),
+        ("seeds: 2", "seeds: 2\nmetric: reward", "expected 'success' or 'return'"),
+        ("  ours: {}", "  ../ours: {}", "it is a folder"),
+        ("  ours: {}", "  ours: 3", "must hold settings"),
+    ],
+)
+def test_what_is_wrong_is_said(read, old, new, words):
+    assert old in GOOD
+    with pytest.raises(ConfigError) as caught:
+        read(GOOD.replace(old, new))
+    assert words in str(caught.value)
+    read(GOOD)  # control: the file itself is fine
+
+
+def test_budgets_that_differ_by_rounding_alone_are_refused_where_it_matters(read):
+    small = GOOD.replace("200000", "6144").replace("total_steps: 400000, ", "")
+    small = small.replace("eval_interval: 50000", "eval_interval: 6144")
+    with pytest.raises(ConfigError, match="paper takes 6400 env steps and ours 6144"):
+        read(small)

@@ -1,0 +1,165 @@
+"""The statistics against numbers made by hand and, for the interval, against simulation."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from hmasd.bench import statistics
+from hmasd.bench.statistics import (
+    differs_from_chance,
+    interquartile_mean,
+    interquartile_mean_interval,
+    performance_profile,
+    performance_profile_band,
+    probability_of_improvement,
+    probability_of_improvement_interval,
+    wilson_interval,
+)
+
+
+def test_interquartile_mean_by_hand():
+    """Of eight runs the middle four count: (2 + 3 + 5 + 6) / 4; a wild run changes nothing."""
+    assert interquartile_mean([np.array([0, 6, 1, 5, 100, 3, 2, 7])]) == 4.0
+    assert interquartile_mean([np.array([0, 6, 1, 5, 1e9, 3, 2, 7])]) == 4.0
+    # two tasks are one pool: the middle four of 0 0 0 1 2 3 9 9
+    assert interquartile_mean([np.array([0, 1, 9, 2]), np.array([9, 0, 3, 0])]) == 1.5
+    # five runs: one is left out at each end
+    assert interquartile_mean([np.array([1.0, 0.2, 0.4, 0.0, 0.9])]) == pytest.approx(0.5)
+
+
+def test_control_the_mean_and_the_median_are_something_else():
+    scores = np.array([0, 6, 1, 5, 100, 3, 2, 7])
+    assert scores.mean() != 4.0
+    assert interquartile_mean([np.array([0, 0, 0, 1, 3, 3])]) != np.median([0, 0, 0, 1, 3, 3])
+
+
+@pytest.mark.parametrize("scores", [[], [np.array([])], [np.array([1.0, np.nan])]])
+def test_no_runs_and_no_numbers_are_refused(scores):
+    with pytest.raises(ValueError, match="at least one"):
+        interquartile_mean(scores)
+
+
+def coverage(runs, interval, experiments=500):
+    """How often an interval of `runs` normal scores around 0 holds 0."""
+    generator = np.random.default_rng(7)
+    draws = generator.normal(size=(experiments, runs))
+    limits = [interval([x], seed) for seed, x in enumerate(draws)]
+    return np.mean([low <= 0.0 <= high for _, low, high in limits])
+
+
+@pytest.mark.parametrize(("runs", "expected"), [(5, 0.894), (10, 0.933), (20, 0.936)])
+def test_the_interval_holds_the_truth_as_often_as_documented(runs, expected, monkeypatch):
+    """Asked for is 0.95. The expected values are those of 3000 experiments; 500 know them to 0.01.
+
+    The percentile method falls short where runs are few.
+    """
+    monkeypatch.setattr(statistics, "NUM_RESAMPLES", 500)
+    assert coverage(runs, interquartile_mean_interval) == pytest.approx(expected, abs=0.03)
+
+
+def test_control_an_interval_of_half_the_width_does_not_cover(monkeypatch):
+    monkeypatch.setattr(statistics, "NUM_RESAMPLES", 500)
+
+    def half(scores, seed):
+        value, low, high = interquartile_mean_interval(scores, seed)
+        return value, (value + low) / 2, (value + high) / 2
+
+    assert coverage(20, half) < 0.8
+
+
+def test_the_bootstrap_is_stratified():
+    """Two tasks far apart, no spread within: drawing within each task changes nothing."""
+    tasks = [np.full(4, 0.0), np.full(4, 1.0)]
+    assert interquartile_mean_interval(tasks) == (0.5, 0.5, 0.5)
+    _, low, high = interquartile_mean_interval([np.concatenate(tasks)])  # control: one stratum
+    assert low < 0.5 < high
+
+
+def test_one_run_says_nothing_about_the_spread():
+    assert interquartile_mean_interval([np.array([0.7])]) == (0.7, -math.inf, math.inf)
+    assert interquartile_mean_interval([np.array([0.7]), np.array([0.1, 0.2])]).value > 0
+
+
+def test_performance_profile_by_hand():
+    """More than, not at least; tasks count alike whatever their numbers of runs."""
+    tasks = [np.array([0.0, 0.5, 1.0, 1.0]), np.array([0.6, 0.2])]
+    profile = performance_profile(tasks, np.array([-0.1, 0.0, 0.5, 0.7, 1.0]))
+    assert profile.tolist() == [1.0, 0.875, 0.5, 0.25, 0.0]
+    pooled = performance_profile([np.concatenate(tasks)], np.array([0.0]))
+    assert pooled[0] == pytest.approx(5 / 6)  # control: pooling the runs is something else
+
+
+def test_the_band_holds_the_profile_and_narrows_with_runs():
+    generator = np.random.default_rng(0)
+    thresholds = np.linspace(0, 1, 11)
+    widths = []
+    for runs in (5, 50):
+        scores = [generator.random(runs)]
+        low, high = performance_profile_band(scores, thresholds)
+        profile = performance_profile(scores, thresholds)
+        assert (low <= profile).all() and (profile <= high).all()
+        widths.append((high - low).mean())
+    assert widths[1] < 0.5 * widths[0]
+
+
+def test_probability_of_improvement_by_hand():
+    """3 against 1, 2, 3: two wins and a tie; 0 against them: three losses. 2.5 of 6."""
+    first, second = [np.array([3.0, 0.0])], [np.array([1.0, 2.0, 3.0])]
+    assert probability_of_improvement(first, second) == pytest.approx(2.5 / 6)
+    assert probability_of_improvement(second, first) == pytest.approx(3.5 / 6)
+    # a second task, always won: the mean over the tasks
+    both = probability_of_improvement([*first, np.ones(2)], [*second, np.zeros(5)])
+    assert both == pytest.approx((2.5 / 6 + 1) / 2)
+
+
+def test_probability_of_improvement_is_the_mann_whitney_statistic():
+    generator = np.random.default_rng(3)
+    first, second = generator.integers(0, 5, 9), generator.integers(1, 6, 7)
+    expected = stats.mannwhitneyu(first, second).statistic / 63
+    assert probability_of_improvement([first], [second]) == pytest.approx(expected)
+
+
+def test_as_many_tasks_on_both_sides():
+    with pytest.raises(ValueError, match="1 tasks against 2"):
+        probability_of_improvement([np.ones(2)], [np.ones(2), np.ones(2)])
+
+
+def test_no_winner_between_equal_samples_and_a_winner_between_unequal_ones():
+    same = np.linspace(0, 1, 10)
+    tie = probability_of_improvement_interval([same], [same])
+    assert tie.value == 0.5 and not differs_from_chance(tie)
+    win = probability_of_improvement_interval([same + 0.8], [same])
+    assert win.value > 0.9 and differs_from_chance(win)
+    assert differs_from_chance(probability_of_improvement_interval([same], [same + 0.8]))
+
+
+def test_samples_of_one_distribution_rarely_have_a_winner(monkeypatch):
+    monkeypatch.setattr(statistics, "NUM_RESAMPLES", 400)
+    generator = np.random.default_rng(11)
+    pairs = generator.normal(size=(200, 2, 10))
+    winners = [
+        differs_from_chance(probability_of_improvement_interval([one], [other], seed))
+        for seed, (one, other) in enumerate(pairs)
+    ]
+    assert np.mean(winners) < 0.12
+    shifted = [  # control: a difference of two standard deviations is seen
+        differs_from_chance(probability_of_improvement_interval([one + 2], [other], seed))
+        for seed, (one, other) in enumerate(pairs[:40])
+    ]
+    assert np.mean(shifted) > 0.9
+
+
+def test_wilson_interval_by_hand():
+    """8 of 10 with z = 1.959964: centre (0.8 + z²/20) / (1 + z²/10), Wilson's own formula."""
+    share, low, high = wilson_interval(8, 10)
+    assert (share, round(low, 4), round(high, 4)) == (0.8, 0.4902, 0.9433)
+    assert wilson_interval(10, 10).high == pytest.approx(1.0)
+    assert wilson_interval(10, 10).low == pytest.approx(0.7225, abs=1e-4)
+    assert low != pytest.approx(0.8 - 1.96 * math.sqrt(0.8 * 0.2 / 10), abs=0.01)  # control: Wald
+
+
+def test_no_runs_have_no_share():
+    with pytest.raises(ValueError, match=r"."):
+        wilson_interval(0, 0)
