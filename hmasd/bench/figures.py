@@ -113,13 +113,13 @@ def draw_distances(runs: Sequence[tuple[bool, Sequence[tuple[float, float]]]]) -
     """Discriminator accuracy against how far skills are apart, one dot per skill of a run.
 
     Args:
-        runs: Per run whether it was solved, and (distance to the nearest other skill's end,
+        runs: Per run whether training reached 0.95, and (distance to the nearest other skill's end,
             accuracy of q_d there) of each skill.
     """
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(7.5, 4.6), layout="constrained")
         axis = figure.subplots()
-        for solved, colour, label in ((True, COLOURS[0], "solved"), (False, COLOURS[1], "not")):
+        for solved, colour, label in ((True, COLOURS[0], "learned"), (False, COLOURS[1], "did not")):
             dots = [dot for is_solved, skills in runs if is_solved == solved for dot in skills]
             if dots:
                 axis.plot(*zip(*dots, strict=True), "o", color=colour, alpha=0.5, label=label)

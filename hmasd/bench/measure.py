@@ -107,23 +107,24 @@ def load_policy(path: Path) -> tuple[Config, HMASDNetworks]:
 
 
 def _diagnose(folder: Path, training: Path, config: Config) -> set[int]:
-    """Write the diagnosis; returns the env steps of the policies that it looked at."""
+    """Write the diagnosis; returns the env steps of the policies that it looked at.
+
+    Those are the last before half of training's episodes succeed, and the last of all.
+    """
     found = diagnose(read_run(training), (config.num_team_skills, config.num_agent_skills))
     evaluated = sorted({row["env_steps"] for row in read_lines(training / EVALUATIONS_FILE)})
     first = found["first"]["training_0.5"]
     before = [steps for steps in evaluated if first is None or steps < first]
     moments = {"before_success": before[-1] if before else None, "last": evaluated[-1]}
-    looks: dict[str, Any] = {}
+    looks: dict[str, Any] = {name: None for name in moments}
     for name, steps in moments.items():
-        if steps is None:
-            looks[name] = None
-            continue
-        own, networks = load_policy(checkpoint.policy_path(folder / "models", steps))
-        looks[name] = {"env_steps": steps} | look_at_skills(own, networks)
+        if steps is not None and (name == "last" or steps != evaluated[-1]):
+            own, networks = load_policy(checkpoint.policy_path(folder / "models", steps))
+            looks[name] = {"env_steps": steps} | look_at_skills(own, networks)
     if looks["last"]["pairs"][0]["visited"] is not None:
         draw_skills(looks).savefig(folder / "skills.png", dpi=110)
     files.write_json(folder / files.DIAGNOSIS, found | {"skills": looks})
-    return {steps for steps in moments.values() if steps is not None}
+    return {look["env_steps"] for look in looks.values() if look is not None}
 
 
 def _delete_the_rest(models: Path, kept: set[int]) -> None:

@@ -124,11 +124,11 @@ def _diagnosis(records: Sequence[Record], folder: Path) -> list[str]:
     dots = []
     for record in records:
         if record.diagnosis is not None:
-            solved = record.diagnosis["first"]["training_0.95"] is not None
+            learned = record.diagnosis["first"]["training_0.95"] is not None
             looks = record.diagnosis["skills"]
             look = looks["before_success"] or looks["last"]
             pairs = [(x["nearest"], x["accuracy"]) for x in look["pairs"]]
-            dots.append((solved, [pair for pair in pairs if pair[0] is not None]))
+            dots.append((learned, [pair for pair in pairs if pair[0] is not None]))
     if any(skills for _, skills in dots):
         parts.append(_save(folder, "distances", figures.draw_distances(dots)))
     return parts

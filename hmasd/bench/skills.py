@@ -123,7 +123,8 @@ def _follow(
     obs, position = view.obs.copy(), _position(env)
     seen = team.observe(view)
     cells: list[tuple[np.ndarray, np.ndarray]] = []
-    for t in range(config.skill_interval):
+    interval = min(config.skill_interval, config.episode_length)
+    for t in range(interval):
         step = env.step(team.act(seen).action.numpy())
         seen, ended = team.observe(step.view), step.terminated | step.truncated
         team.restart[:] = False
@@ -131,7 +132,7 @@ def _follow(
         running &= ~ended
         if position is not None:
             position[running] = _position(env)[running]
-            if t >= config.skill_interval * 3 // 4:
+            if t >= interval * 3 // 4:
                 cells.append((pair[running], position[running]))
     last = team.observe(EnvView(obs, view.state))
     skills = team.clock.team_skill[:, None].expand(-1, env.num_agents)

@@ -40,7 +40,7 @@ class Spec:
     tasks: dict[str, dict[str, Any]]
     """Name to settings (`env`, ...); `total_steps` of a task stands in for `env_steps`."""
     algorithms: dict[str, dict[str, Any]]
-    """Name to settings; `preset` names what they stand on, else the defaults."""
+    """Name to settings; `preset` names what they stand on ('a' or 'a,b'), else the defaults."""
     seeds: tuple[int, ...]
     """A list, or a number n for 1 to n."""
     env_steps: int = 1_000_000
@@ -201,12 +201,12 @@ def _name_problems(spec: Spec) -> list[str]:
             allowed = {"preset"} if kind == "algorithm" else {"total_steps"}
             problems += _setting_problems(f"{kind} {name}", settings, allowed)
     for name, settings in spec.algorithms.items():
-        preset = settings.get("preset")
-        if preset is not None and preset not in PRESETS:
-            problems.append(
-                f"algorithm {name}: there is no preset {preset!r}"
-                f"{nearest(str(preset), PRESETS)}; the presets are {', '.join(PRESETS)}"
-            )
+        problems += [
+            f"algorithm {name}: there is no preset {preset!r}{nearest(preset, PRESETS)}; the "
+            f"presets are {', '.join(PRESETS)}"
+            for preset in _presets(settings)
+            if preset not in PRESETS
+        ]
     return problems
 
 
@@ -267,12 +267,19 @@ def _budget_problems(spec: Spec, task: str) -> list[str]:
     ]
 
 
+def _presets(settings: Mapping[str, Any]) -> list[str]:
+    """Names of an algorithm's presets, each of which counts more than those before it."""
+    return str(settings["preset"]).split(",") if "preset" in settings else []
+
+
 def _merged(spec: Spec, task: str, algorithm: str) -> Config:
     """The settings of a pair, but for seed and folder."""
     settings = dict(spec.algorithms[algorithm])
-    preset = settings.pop("preset", None)
-    layers = {} if preset is None else PRESETS[preset]
-    merged = layers | spec.tasks[task] | settings
+    merged: dict[str, Any] = {}
+    for preset in _presets(settings):
+        merged |= PRESETS[preset]
+    settings.pop("preset", None)
+    merged |= spec.tasks[task] | settings
     values = checked({name: Entry(x, f"{task}, {algorithm}") for name, x in merged.items()})
     steps = budget(spec, task)
     return Config(

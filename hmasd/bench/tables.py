@@ -11,12 +11,15 @@ import numpy as np
 from hmasd.bench.results import MODES, Record, Scores
 from hmasd.bench.spec import Spec
 from hmasd.bench.statistics import (
+    CONFIDENCE,
     Interval,
-    differs_from_chance,
+    improvement_p_value,
     interquartile_mean_interval,
     probability_of_improvement_interval,
     wilson_interval,
 )
+
+SIGNIFICANT = 1 - CONFIDENCE  # p value below which the better one is named
 
 Row = Sequence[str]
 _LATEX = {"%": r"\%", "_": r"\_", "&": r"\&", "#": r"\#", "≥": r"$\geq$", "–": "--"}
@@ -74,11 +77,12 @@ def improvement_table(
         other: probability_of_improvement_interval(scores[reference], scores[other])
         for other in others
     }
-    table: list[Row] = [["algorithm", f"P({reference} > it)", "who is better"]]
+    table: list[Row] = [["algorithm", f"P({reference} > it)", "p value", "who is better"]]
     for other, interval in found.items():
+        p_value = improvement_p_value(scores[reference], scores[other])
         winner = reference if interval.value > 0.5 else other
-        verdict = winner if differs_from_chance(interval) else "not known"
-        table.append([other, interval_text(interval), verdict])
+        verdict = winner if p_value < SIGNIFICANT else "not known"
+        table.append([other, interval_text(interval), f"{p_value:.3f}", verdict])
     return found, table
 
 

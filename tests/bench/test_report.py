@@ -70,10 +70,10 @@ def test_tables_as_markdown_and_latex():
 def test_who_is_better_is_said_only_where_it_is_known():
     low, high = np.linspace(0, 0.2, 10), np.linspace(0.7, 1, 10)
     found, table = tables.improvement_table({"a": [high], "b": [low], "c": [high]})
-    assert [row[2] for row in table[1:]] == ["a", "not known"]
+    assert [row[3] for row in table[1:]] == ["a", "not known"]
     assert found["b"].value == 1.0
     _, turned = tables.improvement_table({"b": [low], "a": [high]})
-    assert turned[1][2] == "a"
+    assert turned[1][3] == "a"
 
 
 def test_texts_of_numbers():

@@ -48,6 +48,14 @@ def test_a_file_becomes_configurations(read):
     assert paper.batch_size == PRESETS["paper_alice_and_bob"]["batch_size"]
 
 
+def test_a_later_preset_counts_more(read):
+    spec = read(GOOD.replace("paper_alice_and_bob", '"paper_alice_and_bob,paper_3m"'))
+    both = config_of(spec, RunKey("exact", "paper", 1), Path("x"))
+    expected = PRESETS["paper_alice_and_bob"] | PRESETS["paper_3m"]
+    assert both.skill_interval == expected["skill_interval"] == 25
+    assert both.env == "alice_and_bob"
+
+
 def test_config_1_of_the_folder_does_not_count(read, tmp_path, monkeypatch):
     (tmp_path / "config_1.py").write_text("gamma = 0.5\n")
     monkeypatch.chdir(tmp_path)

@@ -8,7 +8,7 @@ from scipy import stats
 
 from hmasd.bench import statistics
 from hmasd.bench.statistics import (
-    differs_from_chance,
+    improvement_p_value,
     interquartile_mean,
     interquartile_mean_interval,
     performance_profile,
@@ -129,26 +129,44 @@ def test_as_many_tasks_on_both_sides():
 def test_no_winner_between_equal_samples_and_a_winner_between_unequal_ones():
     same = np.linspace(0, 1, 10)
     tie = probability_of_improvement_interval([same], [same])
-    assert tie.value == 0.5 and not differs_from_chance(tie)
+    assert tie.value == 0.5 and tie.low < 0.5 < tie.high
+    assert improvement_p_value([same], [same]) == 1.0
     win = probability_of_improvement_interval([same + 0.8], [same])
-    assert win.value > 0.9 and differs_from_chance(win)
-    assert differs_from_chance(probability_of_improvement_interval([same], [same + 0.8]))
+    assert win.value > 0.9 and win.low > 0.5
+    assert improvement_p_value([same + 0.8], [same]) < 0.01
+    assert improvement_p_value([same], [same + 0.8]) < 0.01
 
 
-def test_samples_of_one_distribution_rarely_have_a_winner(monkeypatch):
+def test_the_p_value_of_few_runs_by_hand():
+    """Of the ways to share out the runs, 2 of 6 and 2 of 70 separate them completely."""
+    for runs, expected in ((2, 2 / 6), (4, 2 / 70)):
+        p_value = improvement_p_value([np.arange(runs) + 10.0], [np.arange(runs)])
+        assert p_value == pytest.approx(expected, abs=0.025)
+    # control: the bootstrap's interval is a point and would call it certain
+    interval = probability_of_improvement_interval([np.array([0.01, 0.02])], [np.zeros(2)])
+    assert interval == (1.0, 1.0, 1.0)
+
+
+def test_runs_are_shared_out_within_their_task_only():
+    """Across tasks the two levels would hide that the first is a little better on both."""
+    level = np.linspace(0, 0.1, 8)
+    first, second = [level + 0.1, level + 5.1], [level, level + 5]
+    assert improvement_p_value(first, second) < 0.001
+    pooled = improvement_p_value([np.concatenate(first)], [np.concatenate(second)])
+    assert pooled > 0.05
+
+
+def test_samples_of_one_distribution_have_a_winner_as_rarely_as_said(monkeypatch):
     monkeypatch.setattr(statistics, "NUM_RESAMPLES", 400)
-    generator = np.random.default_rng(11)
-    pairs = generator.normal(size=(200, 2, 10))
-    winners = [
-        differs_from_chance(probability_of_improvement_interval([one], [other], seed))
-        for seed, (one, other) in enumerate(pairs)
-    ]
-    assert np.mean(winners) < 0.12
-    shifted = [  # control: a difference of two standard deviations is seen
-        differs_from_chance(probability_of_improvement_interval([one + 2], [other], seed))
-        for seed, (one, other) in enumerate(pairs[:40])
-    ]
-    assert np.mean(shifted) > 0.9
+    pairs = np.random.default_rng(11).normal(size=(400, 2, 8))
+
+    def winners(shift):
+        return np.mean(
+            [improvement_p_value([x + shift], [y], i) < 0.05 for i, (x, y) in enumerate(pairs)]
+        )
+
+    assert winners(0.0) == pytest.approx(0.05, abs=0.03)
+    assert winners(2.0) > 0.9  # control: a difference of two standard deviations is seen
 
 
 def test_wilson_interval_by_hand():
