@@ -119,7 +119,10 @@ def draw_distances(runs: Sequence[tuple[bool, Sequence[tuple[float, float]]]]) -
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(7.5, 4.6), layout="constrained")
         axis = figure.subplots()
-        for solved, colour, label in ((True, COLOURS[0], "learned"), (False, COLOURS[1], "did not")):
+        for solved, colour, label in (
+            (True, COLOURS[0], "learned"),
+            (False, COLOURS[1], "did not"),
+        ):
             dots = [dot for is_solved, skills in runs if is_solved == solved for dot in skills]
             if dots:
                 axis.plot(*zip(*dots, strict=True), "o", color=colour, alpha=0.5, label=label)

@@ -101,7 +101,9 @@ def load_policy(path: Path) -> tuple[Config, HMASDNetworks]:
     content = checkpoint.load(path)
     known = {field.name for field in dataclasses.fields(Config)}
     config = Config(**{name: x for name, x in content["config"].items() if name in known})
-    agent = HMASDAgent(config, make_env(config.env, config.num_envs, config.episode_length))
+    env = make_env(config.env, config.num_envs, config.episode_length, config.env_options)
+    agent = HMASDAgent(config, env)
+    env.close()
     checkpoint.load_module("networks", agent.networks, content["agent"]["networks"])
     return config, agent.networks
 

@@ -45,7 +45,7 @@ def look_at_skills(config: Config, networks: HMASDNetworks) -> dict[str, Any]:
     """
     config = dataclasses.replace(config, device="cpu")
     count = config.num_team_skills * config.num_agent_skills * STARTS
-    env = make_env(config.env, count, config.episode_length)
+    env = make_env(config.env, count, config.episode_length, config.env_options)
     view = env.reset(SEED)
     generators = Generators(*(torch.Generator().manual_seed(SEED + i) for i in range(2)))
     shape = (count, env.num_agents)
