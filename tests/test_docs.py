@@ -16,6 +16,7 @@ import yaml
 
 from hmasd import checkpoint, cli, validation
 from hmasd.agent import HMASDAgent
+from hmasd.bench.spec import read_spec
 from hmasd.commands import COMMANDS, main
 from hmasd.config import Config
 from hmasd.envs import user_env
@@ -157,6 +158,8 @@ def check_hmasd(words):
     source = text_of(Path(importlib.util.find_spec(COMMANDS[words[0]].module).origin))
     flags = {word[2:].split("=")[0] for word in words if word.startswith("--")}
     demand(flags <= own_flags(source) | {"help"}, ["hmasd", *words])
+    if words[0] == "bench" and words[1:]:
+        demand((ROOT / words[1]).is_file(), ["hmasd", *words])
 
 
 def check_training(argv):
@@ -249,6 +252,8 @@ def test_every_command_is_known(page, no_files, monkeypatch):
         "for seed in one two; do python train_sync_enhanced.py --seed $seed; done",
         "cd hmasd && hmasd-train --fast",
         "hmasd teach",
+        "hmasd bench benchmarks/nothing.yaml",
+        "hmasd bench benchmarks/toy.yaml --seeds 3",
         "hmasd train --env my_game",
         "hmasd train --env my_game:make --envs 3",
         "hmasd check-env my_game:make --fast",
@@ -306,10 +311,14 @@ def test_every_name_in_backticks_occurs_in_the_code(page):
 
 
 @each_page
-def test_examples_of_settings_and_programs_are_valid(page):
+def test_examples_of_settings_and_programs_are_valid(page, tmp_path):
     for block in blocks(page, "yaml"):
         settings = yaml.safe_load(block)
-        changed(Config(), {name: Entry(x, page.name) for name, x in settings.items()})
+        if "algorithms" in settings:
+            (tmp_path / "bench.yaml").write_text(block, encoding="utf-8")
+            read_spec(tmp_path / "bench.yaml")
+        else:
+            changed(Config(), {name: Entry(x, page.name) for name, x in settings.items()})
     for block in blocks(page, "python"):
         ast.parse(block)
 

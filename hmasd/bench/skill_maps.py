@@ -19,7 +19,7 @@ def draw_skills(looks: Mapping[str, Any]) -> Figure:
         looks: Moment -> what `look_at_skills` found then in an env with cells, or None.
     """
     rows = [
-        (f"{moment.replace('_', ' ')}, {found['env_steps']:,} env steps, Z = {team_skill}", pairs)
+        (f"{_heading(moment, found)}, Z = {team_skill}", pairs)
         for moment, found in looks.items()
         if found is not None
         for team_skill, pairs in _by_team_skill(found["pairs"]).items()
@@ -40,6 +40,11 @@ def draw_skills(looks: Mapping[str, Any]) -> Figure:
                 axis.set_xticks([])
                 axis.set_yticks([])
     return figure
+
+
+def _heading(moment: str, found: Mapping[str, Any]) -> str:
+    steps = f", {found['env_steps']:,} env steps" if "env_steps" in found else ""
+    return moment.replace("_", " ") + steps
 
 
 def _by_team_skill(pairs: Sequence[Mapping[str, Any]]) -> dict[int, list[Mapping[str, Any]]]:

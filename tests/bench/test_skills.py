@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from hmasd.agent import HMASDAgent
+from hmasd.bench import where_skills_lead
 from hmasd.bench.skill_maps import draw_skills
 from hmasd.bench.skills import look_at_skills, nearest_distances, separation
 from hmasd.config import Config
@@ -99,6 +100,26 @@ def test_separation_by_hand():
 def test_nearest_by_hand():
     ends = np.array([[0.0, 0.0], [3.0, 4.0], [0.0, 1.0]])
     assert nearest_distances(ends) == pytest.approx([1.0, 18**0.5, 1.0])
+
+
+def test_the_program_prints_a_row_per_pair_and_draws(config, tmp_path, capsys):
+    config = dataclasses.replace(config, skill_interval=90)
+    agent = HMASDAgent(config, make_env(config.env, config.num_envs, config.episode_length))
+    agent.networks.load_state_dict(walker((RIGHT, LEFT, UP, DOWN), config).state_dict())
+    path, picture = tmp_path / "hmasd_sync_enhanced_final.pth", tmp_path / "skills.png"
+    agent.save_policy(path, config=dataclasses.asdict(config))
+    assert where_skills_lead.main([str(path), "--out", str(picture)]) == 0
+    head, _, *rows = (line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines())
+    assert [cell.strip() for cell in head[5:]] == [
+        "on (1, 1)",
+        "on (1, 8)",
+        "on (8, 1)",
+        "on (8, 8)",
+    ]
+    assert len(rows) == 8 and rows[0][2].strip().endswith(", 8.0")  # skill 0: the right wall
+    assert picture.stat().st_size > 5000
+    assert where_skills_lead.main([str(tmp_path / "none.pth")]) == 1
+    assert "none.pth" in capsys.readouterr().err
 
 
 def test_the_maps_have_a_row_per_moment_and_team_skill(config):
