@@ -344,12 +344,6 @@ class HMASDAgent:
         """Write everything to one verified file; `more` is stored beside the agent's state."""
         checkpoint.save(Path(path), {"agent": self.state_dict(), **more})
 
-    def save_policy(self, path: Path | str, **more: Any) -> None:
-        """Write what `--eval-only` needs and training cannot go on from: a small part of it."""
-        state = self.state_dict()
-        played = {name: state[name] for name in ("networks", "gate", "env_steps")}
-        checkpoint.save(Path(path), {"agent": played, **more})
-
     def load_model(self, path: Path | str) -> dict[str, Any]:
         """Go on exactly from a file of `save_model`; returns all that the file holds.
 
@@ -357,11 +351,6 @@ class HMASDAgent:
             CheckpointError: the file is missing, damaged, or of another configuration.
         """
         content = checkpoint.load(Path(path))
-        if "optimizers" not in content["agent"]:
-            raise checkpoint.CheckpointError(
-                f"{path} holds a policy to play, not a training to go on with: use it with "
-                "--eval-only, or give a checkpoint hmasd_sync_enhanced_*.pth"
-            )
         self.load_state_dict(content["agent"], content.get("config"))
         return content
 

@@ -139,8 +139,7 @@ class Trainer:
         metrics, rows = evaluate(self.agent)
         self.metrics_log.write_evaluation(rows, steps)
         if config.keep_policies:
-            path = checkpoint.policy_path(Path(config.output_dir) / "models", steps)
-            self.agent.save_policy(path, config=dataclasses.asdict(config))
+            self._save_policy()
         return metrics
 
     # --- saving -------------------------------------------------------------------------------
@@ -161,9 +160,26 @@ class Trainer:
         self.last_checkpoint = str(path)
         logger.info("saved %s", path)
 
+    def _save_policy(self) -> None:
+        """Write what --eval-only needs: a small part of a checkpoint."""
+        agent, config = self.agent, self.config
+        played = {
+            "networks": agent.networks.state_dict(),
+            "gate": agent.gate.state_dict(),
+            "env_steps": agent.env_steps,
+        }
+        path = checkpoint.policy_path(Path(config.output_dir) / "models", agent.env_steps)
+        checkpoint.save(path, {"agent": played, "config": dataclasses.asdict(config)})
+
     def _restore(self, path: Path) -> dict[str, Any]:
         """Take everything over from a checkpoint; returns its content."""
-        content = self.agent.load_model(path)
+        content = checkpoint.load(path)
+        if "optimizers" not in content["agent"]:
+            raise checkpoint.CheckpointError(
+                f"{path} holds a policy to play, not a training to go on with: use it with "
+                "--eval-only, or give a checkpoint hmasd_sync_enhanced_*.pth"
+            )
+        self.agent.load_state_dict(content["agent"], content.get("config"))
         self.env.set_state({name: x.numpy() for name, x in content["env"].items()})
         self.view = EnvView(**{name: x.numpy() for name, x in content["view"].items()})
         self.episodes.load_state_dict(content["episodes"])
