@@ -40,6 +40,7 @@ SCENARIOS: dict[str, dict[str, Any]] = {
     "smdp": {"high_discount": "smdp", "extrinsic_coef": 1.0, "discriminator_rounds": 1},
     "continuous": {"env": "point", "episode_length": 5},
     "masked": {"env": "masked", "episode_length": 6, "eval_interval": 24},
+    "played_again": {"env": "tests.helpers.foreign_envs:MaskedRelay", "episode_length": 5},
 }
 ROUNDS, STEPS = 6, 4
 BEFORE = [Cut(n) for n in range(1, ROUNDS * STEPS + 1)]
