@@ -38,9 +38,11 @@ def team_reward(rewards: Iterable[float], num_agents: int, how: str) -> float:
 
 def succeeded(infos: Any) -> bool:
     """Whether an info, or any agent's, has one of `SUCCESS_KEYS` that is true."""
+    if not infos:
+        return False
     if not isinstance(infos, dict):
         return any(succeeded(info) for info in infos)
-    if any(bool(infos.get(key, False)) for key in SUCCESS_KEYS):
+    if any(infos.get(key, False) for key in SUCCESS_KEYS):
         return True
     return any(succeeded(info) for info in infos.values() if isinstance(info, dict))
 
@@ -102,10 +104,10 @@ class PettingZooTeam:
 
     def step(self, action: np.ndarray) -> SingleStep:
         """Play one step; the actions of agents that left are ignored."""
-        actions = {
-            name: self._spaces.own_action(self._number(name), action[self._number(name)])
-            for name in self._env.agents
-        }
+        actions = {}
+        for name in self._env.agents:
+            number = self._number(name)
+            actions[name] = self._spaces.own_action(number, action[number])
         observations, rewards, terminated, truncated, infos = self._env.step(actions)
         gone = {name for name in actions if terminated.get(name) or truncated.get(name)}
         left = [name for name in self._env.agents if name not in gone]

@@ -40,7 +40,8 @@ class TeamSpaces:
         self.obs_size = max(self.obs_sizes)
         ends = np.cumsum([0, *self.obs_sizes])
         self._places = [slice(a, b) for a, b in pairwise(map(int, ends))]
-        if len(set(self.obs_sizes)) > 1:
+        self._are_even = len(set(self.obs_sizes)) == 1
+        if not self._are_even:
             self.notes.append(
                 f"observations of {self.obs_sizes} numbers are filled up with zeros to "
                 f"{self.obs_size}; --agent-id lets agents that differ know who they are"
@@ -62,11 +63,11 @@ class TeamSpaces:
             obs: [N, O] float32, zeros after the end of shorter ones.
             joined: [sum of `obs_sizes`] float32, one after the other without these zeros.
         """
-        joined = np.zeros(sum(self.obs_sizes), dtype=np.float32)
+        joined = np.zeros(self._places[-1].stop, dtype=np.float32)
         for space, place, value in zip(self._obs_spaces, self._places, values, strict=True):
             if value is not None:
                 _write(space, value, joined[place])
-        if len(set(self.obs_sizes)) == 1:
+        if self._are_even:
             return joined.reshape(self.num_agents, self.obs_size), joined
         obs = np.zeros((self.num_agents, self.obs_size), dtype=np.float32)
         for row, place, size in zip(obs, self._places, self.obs_sizes, strict=True):
