@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,11 @@ import pytest
 import torch
 
 from hmasd import checkpoint
+from hmasd.algorithm import optimization
 from hmasd.algorithm.optimization import Learner, TrainingError
 from hmasd.checkpoint import CheckpointError
 from hmasd.config import Config
+from hmasd.kernels import build
 from hmasd.telemetry.run_folder import RunFolderError
 from hmasd.training import loop
 from hmasd.training.loop import Trainer
@@ -132,6 +135,8 @@ def test_control_without_the_guard_the_weights_are_spoiled(
     config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch, "isfinite", lambda x: torch.tensor(True))
+    monkeypatch.setattr(optimization, "math", SimpleNamespace(isfinite=lambda x: True))
+    monkeypatch.setattr(build._switch, "enabled", False)  # the kernel looks, too
     trainer = Trainer(config)
     learner = trainer.agent.discoverer.actor_learner
     weight = next(learner.network.parameters())
