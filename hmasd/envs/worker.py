@@ -89,6 +89,8 @@ class Worker:
 
     def read_output(self) -> bool:
         """Take some of what it printed; returns whether more can come."""
+        if self._is_over:
+            return False
         try:
             read = os.read(self.output, _READ)
         except BlockingIOError:

@@ -183,11 +183,8 @@ class WorkerRunner:
                 )
             self._restarts += 1
             logger.warning(
-                "%s %s\n\nIt is replaced (%d of %d); this round of its envs is discarded",
-                worker,
-                failure,
-                self._restarts,
-                allowed,
+                f"{worker} {failure}\n\nIt is replaced ({self._restarts} of {allowed}); this round "
+                "of its envs is discarded"
             )
             worker = Worker(worker.number, worker.job, self._memory)
             self._workers[worker.number] = worker
