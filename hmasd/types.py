@@ -20,6 +20,9 @@ class EnvOptions(NamedTuple):
 
     env_args: str = ""  # YAML mapping: keyword arguments of the env's factory
     team_reward: str = "sum"  # "sum" or "mean" of the agents' rewards
+    workers: int = 0  # processes that play the envs; 0: this one
+    timeout: float = 60.0  # seconds that a worker may take to start, or for one step of its envs
+    restarts: int = 0  # failed workers that are replaced
 
 
 class EnvView(NamedTuple):

@@ -100,7 +100,7 @@ def decode_sizes(text: bytes) -> GameSizes:
     else:
         dtype = np.dtype(space["dtype"])
         made = Box(np.array(space["low"], dtype), np.array(space["high"], dtype), dtype=dtype.type)
-    return GameSizes(action_space=made, **game)
+    return GameSizes(action_space=made, **game | {"notes": tuple(game["notes"])})
 
 
 def main(argv: list[str]) -> None:

@@ -15,21 +15,23 @@ from hmasd.envs.env_slice import episode_seed
 from hmasd.envs.single import SingleStep, SingleView
 from tests.helpers.single_envs import Walk
 
-SEED = 3  # of the batches in which `Faulty` fails
+SEED = 3  # of the batches in which `Faulty` fails, if nothing else is said
 
 
 class Faulty(Walk):
     """`Walk` without random ends, which commits `fault` in step 4 of one episode of one env.
 
     The fault "reset" is committed at the episode's start. Which episode it is, the game knows by
-    the seed that its reset gets in a batch of seed `SEED`.
+    the seed that its reset gets in a batch of seed `seed`.
     """
 
-    def __init__(self, fault: str = "none", env: int = 0, episode: int = 0) -> None:
+    def __init__(
+        self, fault: str = "none", env: int = 0, episode: int = 0, seed: int = SEED
+    ) -> None:
         """fault: a name of `FAULTS`, "reset" or "none"."""
         super().__init__(end_chance=0.0)
         self.fault = fault
-        self.when = episode_seed(SEED, env, episode)
+        self.when = episode_seed(seed, env, episode)
 
     def reset(self, seed: int) -> SingleView:
         self.seed = seed
@@ -96,6 +98,16 @@ FAULTS: dict[str, Callable[[SingleStep], object]] = {
         view=step.view._replace(alive=None, obs=np.zeros((3, 3), dtype=np.float32))
     ),
 }
+
+
+class Chatty(Walk):
+    """`Walk` that prints in every step, and takes a millisecond for it."""
+
+    def step(self, action: np.ndarray) -> SingleStep:
+        print("chatter", file=sys.stdout, flush=True)
+        print("chatter", file=sys.stderr, flush=True)
+        time.sleep(0.001)
+        return super().step(action)
 
 
 class Slow(Walk):
