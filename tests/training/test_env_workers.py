@@ -31,7 +31,7 @@ FAULTY = "tests.helpers.faulty_envs:Faulty"
 def walk(config: Config) -> Config:
     """A run of a plain Python game, with evaluations and checkpoints on the way."""
     return dataclasses.replace(
-        config, env="tests.helpers.single_envs:Walk", eval_interval=24, checkpoint_interval=30
+        config, env="tests.helpers.single_envs:Walk", eval_interval=36, checkpoint_interval=30
     )
 
 
@@ -115,9 +115,8 @@ def test_an_evaluation_survives_a_failure_too(config: Config) -> None:
 
 def test_a_batched_env_takes_no_workers(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["--env", "alice_and_bob", "--env-workers", "2"]) == 2
-    assert (
-        "env_workers = 2: alice_and_bob steps all its envs as one batch" in capsys.readouterr().err
-    )
+    error = capsys.readouterr().err
+    assert "env_workers = 2: alice_and_bob steps all its envs as one batch" in error
 
 
 # --- the program as it is started -----------------------------------------------------------------
