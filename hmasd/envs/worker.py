@@ -19,6 +19,7 @@ from hmasd.envs.env_slice import BatchArrays, last_actions, place
 from hmasd.envs.worker_process import DONE, STACK_SIGNAL, Job
 
 _KEPT_OUTPUT = 4000  # bytes of what a worker printed last
+_LONGEST_POLL = 1.0  # seconds
 _READ = 1 << 16  # bytes, a pipe's size
 _LAST_WORDS_SECONDS = 0.3  # for a hanging worker to print where it is
 
@@ -167,13 +168,16 @@ def wait_for_answers(workers: Sequence[Worker], timeout: float) -> dict[Worker, 
     poll = select.poll()
     for descriptor in (*waiting, *printing):
         poll.register(descriptor, select.POLLIN)
-    deadline = time.monotonic() + timeout
+    left = timeout
     failures: dict[Worker, str] = {}
     while waiting:
-        left = deadline - time.monotonic()
         if left <= 0:
             return failures | {worker: worker.hang(timeout) for worker in waiting.values()}
-        for descriptor, _ in poll.poll(1000 * left):
+        start = time.monotonic()
+        ready = poll.poll(1000 * min(left, _LONGEST_POLL))
+        # A parent that was stopped for an hour, by Ctrl-Z say, must not count that as waiting.
+        left -= min(time.monotonic() - start, _LONGEST_POLL)
+        for descriptor, _ in ready:
             if descriptor in printing:
                 if not printing[descriptor].read_output():
                     poll.unregister(descriptor)
