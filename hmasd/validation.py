@@ -14,13 +14,9 @@ from hmasd.settings import ConfigError, field_types
 
 __all__ = ["ConfigError", "describe", "first_coordinator_update", "validate"]
 
-AT_LEAST_ZERO = frozenset(
-    {"seed", "eval_interval", "checkpoint_interval", "env_workers", "env_restarts"}
-)
+AT_LEAST_ZERO = frozenset({"seed", "eval_interval", "checkpoint_interval"})
 """Whole numbers that may be 0; all others must be at least 1."""
-POSITIVE = frozenset(
-    {"learning_rate", "adam_eps", "max_grad_norm", "clip", "huber_delta", "env_timeout"}
-)
+POSITIVE = frozenset({"learning_rate", "adam_eps", "max_grad_norm", "clip", "huber_delta"})
 """Numbers that must be more than 0; all others must be at least 0."""
 FRACTIONS = frozenset({"gamma", "gae_lambda"})
 """Numbers that must be at most 1 as well."""

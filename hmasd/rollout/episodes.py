@@ -31,11 +31,10 @@ class EpisodeTracker:
         self.recent: deque[Episode] = deque(maxlen=WINDOW)
 
     def add(self, step: EnvStep) -> list[Episode]:
-        """Count one step of all envs; returns the episodes that it finished, not those lost."""
+        """Count one step of all envs; returns the episodes that it finished."""
         self.running_return += step.reward
         self.running_length += 1
-        over = step.terminated | step.truncated
-        ended = np.flatnonzero(over if step.lost is None else over & ~step.lost)
+        ended = np.flatnonzero(step.terminated | step.truncated)
         episodes = [
             Episode(
                 int(e),
@@ -45,8 +44,8 @@ class EpisodeTracker:
             )
             for e in ended
         ]
-        self.running_return[over] = 0
-        self.running_length[over] = 0
+        self.running_return[ended] = 0
+        self.running_length[ended] = 0
         self.finished += len(episodes)
         self.recent.extend(episodes)
         return episodes
