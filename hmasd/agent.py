@@ -203,6 +203,8 @@ class HMASDAgent:
         self.high_storage.add_reward(reward)
         closing = self.team.advance(ended).nonzero().squeeze(-1)
         self.high_storage.close(closing, final.state, final.obs, terminated=terminated, ended=ended)
+        if step.lost is not None:
+            self.low_storage.discard(torch.from_numpy(step.lost).to(self.device, copy=True))
         self._next_view = next_view
         self.env_steps += self.config.num_envs
         self.gate.samples_collected_this_round += self.config.num_envs
@@ -224,9 +226,7 @@ class HMASDAgent:
         """Update the networks on the full round and empty the storages that were used."""
         assert self._next_view is not None, "a full round has a last step"
         rollout = self.low_storage.rollout(self.policy_version)
-        metrics = self._round_metrics(rollout)
-        parts = self._intrinsic_rewards(rollout)
-        metrics |= _reward_metrics(parts, rollout.alive)
+        metrics = self._forget_lost() | self._round_metrics(rollout)
         if self.high_storage.num_closed >= self.config.high_level_batch_size:
             metrics |= self._update_coordinator(self._next_view)
         # The round's last values are those under the skills of the next step, drawn here once.
@@ -236,11 +236,25 @@ class HMASDAgent:
             self.critic_hidden, clock.team_skill, clock.agent_skills, self.team.restart
         )
         passed = critic_pass(self.networks.critic, rollout, tail)
-        metrics |= self.discoverer.update(*self.discoverer.prepare(rollout, parts.mixed, passed))
-        metrics |= self.discriminators.update(rollout, self.generators["shuffle"])
+        if rollout.alive is None or bool(rollout.alive.any()):  # else every env was lost
+            parts = self._intrinsic_rewards(rollout)
+            metrics |= _reward_metrics(parts, rollout.alive)
+            prepared = self.discoverer.prepare(rollout, parts.mixed, passed)
+            metrics |= self.discoverer.update(*prepared)
+            metrics |= self.discriminators.update(rollout, self.generators["shuffle"])
         self.critic_hidden = passed.last_hidden
         self.low_storage.clear()
+        self.high_storage.end_round()
         return metrics
+
+    def _forget_lost(self) -> dict[str, float]:
+        """Leave out the envs that failed in this round: nobody learns from any of its steps."""
+        lost = self.low_storage.discarded
+        if lost is None:
+            return {"sync/discarded_samples": 0.0}
+        self.high_storage.discard(lost)
+        self.team.clock.interrupt(lost)
+        return {"sync/discarded_samples": float(lost.sum()) * self.config.rollout_length}
 
     def _intrinsic_rewards(self, rollout: LowRollout) -> RewardParts:
         config = self.config
@@ -284,15 +298,19 @@ class HMASDAgent:
             "Buffer/high_level_buffer_size": float(self.high_storage.num_closed),
             "sync/policy_lag": float((self.policy_version - versions).max()),
             "sync/coordinator_version": float(self.coordinator_version),
-            **usage(rollout.team_skill, config.num_team_skills, "skill/team"),
-            **usage(
-                rollout.agent_skills
-                if rollout.alive is None
-                else rollout.agent_skills[rollout.alive],
-                config.num_agent_skills,
-                "skill/agent",
-            ),
+            **self._skill_usage(rollout),
         }
+
+    def _skill_usage(self, rollout: LowRollout) -> dict[str, float]:
+        """Shares of the skills among those who live; empty where every env was lost."""
+        team, agents, alive = rollout.team_skill, rollout.agent_skills, rollout.alive
+        if alive is not None:
+            team, agents = team[alive.any(-1)], agents[alive]
+        if len(team) == 0:
+            return {}
+        return usage(team, self.config.num_team_skills, "skill/team") | usage(
+            agents, self.config.num_agent_skills, "skill/agent"
+        )
 
     # --- saving -------------------------------------------------------------------------------
 
@@ -358,9 +376,10 @@ class HMASDAgent:
 def _reward_metrics(parts: RewardParts, alive: Tensor | None) -> dict[str, float]:
     """Mean of each part of the discoverer's reward; dead agents count in none."""
     weight = None if alive is None else alive.to(parts.individual.dtype)
+    team_weight = None if weight is None else weight.amax(-1)  # if any agent lives
     return {
-        "reward/extrinsic": float(parts.extrinsic.mean()),
-        "reward/team": float(parts.team.mean()),
+        "reward/extrinsic": float(weighted_mean(parts.extrinsic, team_weight)),
+        "reward/team": float(weighted_mean(parts.team, team_weight)),
         "reward/individual": float(weighted_mean(parts.individual, weight)),
     }
 

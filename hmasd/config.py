@@ -24,6 +24,16 @@ class Config:
     """Keyword arguments of the environment's factory, as a YAML mapping: '{num_agents: 3}'."""
     team_reward: Literal["sum", "mean"] = "sum"
     """How an environment's rewards per agent become the team's."""
+    env_workers: int = 0
+    """Processes that play a plain Python environment, each a share of the envs; 0: in this process.
+    Results are the same to the bit. Pays where a step of one env takes more than about 0.1 ms and
+    there are cores to spare (docs/environments.md); batched environments have no use for it."""
+    env_timeout: float = 60.0
+    """Seconds that a worker may take to start, or for one step of all its envs, before it counts as
+    hanging."""
+    env_restarts: int = 0
+    """How often a worker that raised, died or hangs is replaced; the episodes of its envs are lost,
+    and nobody learns from their samples of this round. 0: the first failure ends the run."""
     num_envs: int = 32
     """Environments that step in lock-step [E]."""
     batch_size: int = 1024
@@ -153,4 +163,10 @@ class Config:
         """What `make_env` needs besides name and sizes."""
         from hmasd.types import EnvOptions
 
-        return EnvOptions(env_args=self.env_args, team_reward=self.team_reward)
+        return EnvOptions(
+            env_args=self.env_args,
+            team_reward=self.team_reward,
+            workers=self.env_workers,
+            timeout=self.env_timeout,
+            restarts=self.env_restarts,
+        )

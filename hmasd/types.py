@@ -7,10 +7,12 @@ Time first: ``[T, E, N, ...]``.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from torch import Tensor
+
+if TYPE_CHECKING:  # an env worker needs no torch, whose import takes seconds
+    from torch import Tensor
 
 
 class EnvOptions(NamedTuple):
@@ -18,6 +20,9 @@ class EnvOptions(NamedTuple):
 
     env_args: str = ""  # YAML mapping: keyword arguments of the env's factory
     team_reward: str = "sum"  # "sum" or "mean" of the agents' rewards
+    workers: int = 0  # processes that play the envs; 0: this one
+    timeout: float = 60.0  # seconds that a worker may take to start, or for one step of its envs
+    restarts: int = 0  # failed workers that are replaced
 
 
 class EnvView(NamedTuple):
@@ -39,6 +44,7 @@ class EnvStep(NamedTuple):
     final_obs: np.ndarray  # [E, N, O] o_{t+1} of this episode; equals view.obs where it goes on
     final_state: np.ndarray  # [E, S] s_{t+1} of this episode; equals view.state where it goes on
     success: np.ndarray  # [E] bool, the episode ended in this step and reached its goal
+    lost: np.ndarray | None = None  # [E] bool, the env failed and was replaced; None: none was
 
 
 class TensorView(NamedTuple):
@@ -90,7 +96,7 @@ class LowRollout(NamedTuple):
     actor_hidden: Tensor  # [T / chunk, E, N, d] GRU state before every chunk
     policy_version: Tensor  # [T, E] int64
     action_mask: Tensor | None  # [T, E, N, A] bool
-    alive: Tensor | None  # [T, E, N] bool
+    alive: Tensor | None  # [T, E, N] bool; False for all agents of an env whose round is lost
 
 
 class HighRollout(NamedTuple):

@@ -14,9 +14,13 @@ from hmasd.settings import ConfigError, field_types
 
 __all__ = ["ConfigError", "describe", "first_coordinator_update", "validate"]
 
-AT_LEAST_ZERO = frozenset({"seed", "eval_interval", "checkpoint_interval"})
+AT_LEAST_ZERO = frozenset(
+    {"seed", "eval_interval", "checkpoint_interval", "env_workers", "env_restarts"}
+)
 """Whole numbers that may be 0; all others must be at least 1."""
-POSITIVE = frozenset({"learning_rate", "adam_eps", "max_grad_norm", "clip", "huber_delta"})
+POSITIVE = frozenset(
+    {"learning_rate", "adam_eps", "max_grad_norm", "clip", "huber_delta", "env_timeout"}
+)
 """Numbers that must be more than 0; all others must be at least 0."""
 FRACTIONS = frozenset({"gamma", "gae_lambda"})
 """Numbers that must be at most 1 as well."""

@@ -31,12 +31,15 @@ class PairHistory:
             "team_skill": rollout.team_skill,
             "agent_skills": rollout.agent_skills,
         }
-        if rollout.alive is not None:
-            pairs["alive"] = rollout.alive
+        if rollout.alive is not None or "alive" in self._memory:
+            every = torch.ones_like(rollout.agent_skills, dtype=torch.bool)
+            pairs["alive"] = every if rollout.alive is None else rollout.alive
         for name, pair in pairs.items():
             rows = pair.flatten(0, 1)  # [T, E, ...] -> [T*E, ...]
             if name not in self._memory:
-                self._memory[name] = rows.new_zeros(self.num_rounds, *rows.shape)
+                shape = (self.num_rounds, *rows.shape)
+                # rounds that did not say who lives: all did
+                self._memory[name] = rows.new_full(shape, name == "alive")
             self._memory[name][self.rounds_stored % self.num_rounds] = rows
         self.rounds_stored += 1
 
@@ -102,10 +105,13 @@ class Discriminators:
 
     def _step(self, pairs: dict[str, Tensor], means: Means) -> None:
         skills = pairs["team_skill"].unsqueeze(-1).expand_as(pairs["agent_skills"])
-        weight = pairs["alive"].to(pairs["obs"].dtype) if "alive" in pairs else None
-        team_logits, team_roughness = self._score(self.team, pairs, "state", ())
+        weight = team_weight = None
+        if "alive" in pairs:
+            weight = pairs["alive"].to(pairs["obs"].dtype)
+            team_weight = weight.amax(-1)  # a step counts for the team if any agent lives
+        team_logits, team_roughness = self._score(self.team, pairs, "state", (), team_weight)
         logits, roughness = self._score(self.individual, pairs, "obs", (skills,), weight)
-        team = losses.skill_loss(team_logits, pairs["team_skill"])
+        team = losses.skill_loss(team_logits, pairs["team_skill"], team_weight)
         individual = losses.skill_loss(logits, pairs["agent_skills"], weight)
         means.add(
             team_loss=team.loss,

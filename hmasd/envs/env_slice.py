@@ -263,13 +263,24 @@ class EnvSlice:
 
     def _error(self, row: int, what: str) -> EnvError:
         """The error with all that is needed to see it again."""
-        clock = int(self.arrays.clock[row])
-        last = self.arrays.played[row, max(0, clock - _SHOWN_ACTIONS) : clock]
-        told = f"; last actions, oldest first: {last.tolist()}" if clock else ""
-        return EnvError(
-            f"env {self.first + row}, step {clock} of episode {int(self.arrays.episode[row])} "
-            f"(its reset had seed {self._seed(row)}): {what}{told}"
-        )
+        where, told = place(self.arrays, row, self.first), last_actions(self.arrays, row)
+        return EnvError(f"{where}: {what}{told}")
+
+
+def place(arrays: BatchArrays, row: int, first: int) -> str:
+    """Where the env of a row is, in words; first: number of the env of row 0."""
+    env, episode = first + row, int(arrays.episode[row])
+    seed = episode_seed(int(arrays.seed[row]), env, episode)
+    return (
+        f"env {env}, step {int(arrays.clock[row])} of episode {episode} (its reset had seed {seed})"
+    )
+
+
+def last_actions(arrays: BatchArrays, row: int) -> str:
+    """What the env of a row was given to play last, in words; nothing at an episode's start."""
+    clock = int(arrays.clock[row])
+    last = arrays.played[row, max(0, clock - _SHOWN_ACTIONS) : clock]
+    return f"; last actions, oldest first: {last.tolist()}" if clock else ""
 
 
 def _told(error: Exception) -> str:

@@ -61,14 +61,20 @@ def env_names() -> list[str]:
 
 def env_problem(name: str, options: EnvOptions) -> str | None:
     """What keeps an env from being made, found before anything runs; None if nothing is known."""
-    from hmasd.envs.user_env import find_factory, is_spec, parse_env_args
+    from hmasd.envs.user_env import (
+        find_factory,
+        is_spec,
+        parse_env_args,
+        refuse_workers,
+        steps_as_a_batch,
+    )
 
     try:
         args = parse_env_args(options.env_args)
-        if is_spec(name):
-            find_factory(name)
-        else:
+        if not is_spec(name):
             _bound(name, 1, 1, args)
+        if not is_spec(name) or steps_as_a_batch(find_factory(name)):
+            refuse_workers(name, options)
     except ValueError as error:
         return str(error)
     return None
@@ -89,12 +95,13 @@ def make_env(
         ValueError: the name is unknown, or the env cannot be made.
         EnvError: the env cannot be reset.
     """
-    from hmasd.envs.user_env import is_spec, make_user_env, parse_env_args
+    from hmasd.envs.user_env import is_spec, make_user_env, parse_env_args, refuse_workers
     from hmasd.types import EnvOptions
 
     options = options or EnvOptions()
     if is_spec(name):
         return make_user_env(name, num_envs, episode_length, options)
+    refuse_workers(name, options)
     return _bound(name, num_envs, episode_length, parse_env_args(options.env_args))()
 
 

@@ -27,6 +27,7 @@ from hmasd.envs.gymnasium_team import GymnasiumTeam, is_gymnasium_team
 from hmasd.envs.pettingzoo_parallel import PettingZooTeam, is_pettingzoo
 from hmasd.envs.single import SingleEnv
 from hmasd.envs.vector import make_batch
+from hmasd.envs.workers import WorkerSettings, make_worker_batch
 from hmasd.types import EnvOptions
 
 _BATCHED = {  # what stands before the colon: the adapter, its factory, the argument for the rest
@@ -111,8 +112,31 @@ def make_single(spec: str, options: EnvOptions) -> SingleEnv:
     return made
 
 
+def make_worker_game(spec: str, env_args: str, team_reward: str) -> SingleEnv:
+    """`make_single` for a worker, to which options travel as JSON."""
+    return make_single(spec, EnvOptions(env_args, team_reward))
+
+
+def steps_as_a_batch(factory: Callable[..., Any]) -> bool:
+    """Whether a factory makes all envs of a batch by itself."""
+    return "num_envs" in _parameters(factory)
+
+
+def refuse_workers(name: str, options: EnvOptions) -> None:
+    """Workers play single games; a batch would only be slower in pieces.
+
+    Raises:
+        ValueError: the options of a batched env ask for workers.
+    """
+    if options.workers > 0:
+        raise ValueError(
+            f"env_workers = {options.workers}: {name} steps all its envs as one batch, to which "
+            f"worker processes would only add waiting; leave env_workers at 0"
+        )
+
+
 def make_user_env(spec: str, num_envs: int, episode_length: int, options: EnvOptions) -> BatchedEnv:
-    """A batch of the spec's games, stepped in this process unless the factory batches itself.
+    """A batch of the spec's games, stepped one by one, here or in workers, or by the factory's.
 
     Raises:
         ValueError: the factory is missing, failed, or made what no adapter takes.
@@ -120,11 +144,19 @@ def make_user_env(spec: str, num_envs: int, episode_length: int, options: EnvOpt
     """
     factory = find_factory(spec)
     sizes = {"num_envs": num_envs, "episode_length": episode_length}
-    taken = _parameters(factory)
-    if "num_envs" in taken:
-        settings = sizes | {"team_reward": options.team_reward}
+    if steps_as_a_batch(factory):
+        refuse_workers(spec, options)
+        taken, settings = _parameters(factory), sizes | {"team_reward": options.team_reward}
         given = {name: value for name, value in settings.items() if name in taken}
         return _checked_batch(_call(factory, spec, options, **given), spec, sizes)
+    if options.workers > 0:
+        return make_worker_batch(
+            f"{__name__}:{make_worker_game.__name__}",
+            {"spec": spec, "env_args": options.env_args, "team_reward": options.team_reward},
+            num_envs,
+            episode_length,
+            WorkerSettings(options.workers, options.timeout, options.restarts),
+        )
     made = [_adapt(_call(factory, spec, options), spec, options)]
     if hasattr(made[0], "num_envs"):
         return _checked_batch(made[0], spec, sizes)

@@ -23,8 +23,8 @@ class Runner(Protocol):
     def reset(self) -> None:
         """As `EnvSlice.reset`, for all rows."""
 
-    def step(self) -> None:
-        """As `EnvSlice.step`, for all rows."""
+    def step(self) -> np.ndarray | None:
+        """As `EnvSlice.step`, for all rows; returns which envs failed and were replaced, if any."""
 
     def replay(self) -> None:
         """As `EnvSlice.replay`, for all rows."""
@@ -84,7 +84,7 @@ class SingleEnvBatch:
             raise RuntimeError("step() before reset(): call reset(seed) or set_state(state) first")
         arrays = self._arrays
         arrays.action[:] = self._check_action(np.asarray(action))
-        self._runner.step()
+        lost = self._runner.step()
         return EnvStep(
             view=self._view(),
             reward=arrays.reward,
@@ -93,6 +93,7 @@ class SingleEnvBatch:
             final_obs=arrays.final_obs,
             final_state=arrays.final_state,
             success=arrays.success,
+            lost=lost,
         )
 
     def get_state(self) -> dict[str, np.ndarray]:

@@ -31,10 +31,11 @@ class EpisodeTracker:
         self.recent: deque[Episode] = deque(maxlen=WINDOW)
 
     def add(self, step: EnvStep) -> list[Episode]:
-        """Count one step of all envs; returns the episodes that it finished."""
+        """Count one step of all envs; returns the episodes that it finished, not those lost."""
         self.running_return += step.reward
         self.running_length += 1
-        ended = np.flatnonzero(step.terminated | step.truncated)
+        over = step.terminated | step.truncated
+        ended = np.flatnonzero(over if step.lost is None else over & ~step.lost)
         episodes = [
             Episode(
                 int(e),
@@ -44,8 +45,8 @@ class EpisodeTracker:
             )
             for e in ended
         ]
-        self.running_return[ended] = 0
-        self.running_length[ended] = 0
+        self.running_return[over] = 0
+        self.running_length[over] = 0
         self.finished += len(episodes)
         self.recent.extend(episodes)
         return episodes

@@ -22,6 +22,7 @@ class SegmentStorage:
         self.num_envs = num_envs
         self.step_discount = step_discount
         self.num_closed = 0
+        self._closed_before = 0  # segments closed in earlier rounds
         self._open: dict[str, Tensor] = {}  # [E, ...] each
         self._closed: list[HighRollout] = []
 
@@ -105,8 +106,7 @@ class SegmentStorage:
         """
         if not self._closed:
             raise StorageError("no closed segment to train the coordinator on")
-        columns = zip(*self._closed, strict=True)
-        segments = HighRollout(*(torch.cat(column) for column in columns))
+        segments = _join(self._closed)
         if bool((segments.coordinator_version != coordinator_version).any()):
             found = sorted(set(segments.coordinator_version.tolist()))
             raise StorageError(
@@ -114,6 +114,28 @@ class SegmentStorage:
                 f"{coordinator_version}: stale segments cannot be trained on"
             )
         return segments
+
+    def discard(self, lost: Tensor) -> None:
+        """Forget what some envs did in this round; lost: [E] bool.
+
+        Their open segments go, and those that closed since `end_round`. What they closed in earlier
+        rounds stays, and is bootstrapped where it breaks off.
+        """
+        self._open["length"][lost] = 0
+        if not self._closed:
+            return
+        segments = _join(self._closed)
+        number = torch.arange(len(segments.env), device=lost.device)
+        keep = (number < self._closed_before) | ~lost[segments.env]
+        segments = HighRollout(*(column[keep] for column in segments))
+        for env in lost.nonzero():
+            segments.ended[(segments.env == env).nonzero()[-1:]] = True
+        self._closed = [segments]
+        self.num_closed = len(segments.env)
+
+    def end_round(self) -> None:
+        """From here on, closed segments belong to the next round."""
+        self._closed_before = self.num_closed
 
     def clear(self) -> None:
         """Forget the closed segments."""
@@ -125,6 +147,7 @@ class SegmentStorage:
         return {
             "open": dict(self._open),
             "closed": [segments._asdict() for segments in self._closed],
+            "closed_before": self._closed_before,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -132,3 +155,9 @@ class SegmentStorage:
         self._open = {name: value.clone() for name, value in state["open"].items()}
         self._closed = [HighRollout(**segments) for segments in state["closed"]]
         self.num_closed = sum(len(segments.env) for segments in self._closed)
+        self._closed_before = state["closed_before"]
+
+
+def _join(parts: list[HighRollout]) -> HighRollout:
+    """All segments, in the order in which they closed."""
+    return HighRollout(*(torch.cat(column) for column in zip(*parts, strict=True)))

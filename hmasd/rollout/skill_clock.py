@@ -38,9 +38,9 @@ class SkillClock:
         self.due = ended | (self.age >= self.interval)
         return self.due
 
-    def interrupt(self) -> None:
-        """Make every env decide anew at its next step."""
-        self.due.fill_(True)
+    def interrupt(self, envs: Tensor | None = None) -> None:
+        """Make every env, or those of envs [E] bool, decide anew at its next step."""
+        self.due = torch.ones_like(self.due) if envs is None else self.due | envs
 
     def state_dict(self) -> dict[str, Tensor]:
         """Everything needed to go on exactly."""

@@ -26,6 +26,7 @@ class RoundStorage:
         self.steps = 0
         self._last_step = -1
         self._memory: dict[str, Tensor] = {}
+        self._discarded: Tensor | None = None  # [E] bool
 
     @property
     def full(self) -> bool:
@@ -82,6 +83,15 @@ class RoundStorage:
         self.steps += 1
         self._last_step = acting.step
 
+    def discard(self, lost: Tensor) -> None:
+        """Let nobody learn from this round of some envs; lost: [E] bool."""
+        self._discarded = lost if self._discarded is None else self._discarded | lost
+
+    @property
+    def discarded(self) -> Tensor | None:
+        """[E] bool, the envs whose round does not count; None: every env's does."""
+        return self._discarded
+
     def _write(self, row: dict[str, Tensor], index: int, length: int) -> None:
         for name, value in row.items():
             if name not in self._memory:
@@ -107,23 +117,33 @@ class RoundStorage:
                 f"{policy_version}: stale rows cannot be trained on"
             )
         fields: dict[str, Any] = {"action_mask": None, "alive": None, **self._memory}
+        if self._discarded is not None:  # whoever does not live counts nowhere
+            kept = (~self._discarded)[:, None].expand_as(fields["agent_skills"])
+            fields["alive"] = kept if fields["alive"] is None else fields["alive"] & kept
         return LowRollout(**fields)
 
     def clear(self) -> None:
         """Empty the round; the memory stays."""
         self.steps = 0
+        self._discarded = None
         for memory in self._memory.values():
             _blank(memory)
 
     def state_dict(self) -> dict[str, object]:
         """Everything needed to go on exactly, in the middle of a round too."""
-        return {"steps": self.steps, "last_step": self._last_step, "memory": dict(self._memory)}
+        return {
+            "steps": self.steps,
+            "last_step": self._last_step,
+            "memory": dict(self._memory),
+            "discarded": self._discarded,
+        }
 
     def load_state_dict(self, state: dict) -> None:
         """Go on exactly from `state_dict`."""
         self.steps = state["steps"]
         self._last_step = state["last_step"]
         self._memory = {name: memory.clone() for name, memory in state["memory"].items()}
+        self._discarded = state["discarded"]
 
 
 def _blank(memory: Tensor) -> Tensor:

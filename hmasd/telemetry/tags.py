@@ -58,6 +58,7 @@ TAGS: dict[str, str] = {
     "skill/team_usage_entropy": "entropy of the usage of team skills over its maximum",
     "skill/agent_usage_entropy": "entropy of the usage of individual skills over its maximum",
     "sync/policy_lag": "policy versions between acting and learning; 0 by construction",
+    "sync/discarded_samples": "samples of the round that nobody learns from, because envs failed",
     "sync/coordinator_version": "updates of the coordinator so far",
     "time/steps_per_second": "env steps per second of the whole training",
     "time/collect_steps_per_second": "env steps per second of collection alone",

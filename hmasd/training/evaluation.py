@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 from pathlib import Path
@@ -37,27 +38,28 @@ def play_episodes(
         num_episodes: how many.
         seed: decides starts and choices; the same seed gives the same episodes.
     """
-    env = make_env(config.env, num_episodes, config.episode_length, config.env_options)
-    view = env.reset(seed)
     generators = Generators(None, None)
     if mode == "stochastic":
         device = next(networks.actor.parameters()).device
         generators = Generators(
             *(torch.Generator(device).manual_seed(2 * seed + i) for i in range(2))
         )
-    shape = (num_episodes, env.num_agents)
-    team = Team(config, networks.coordinator, networks.actor, shape, generators)
     tracker = EpisodeTracker(num_episodes)
     first: dict[int, Episode] = {}
-    while len(first) < num_episodes:
-        seen = team.observe(view)
-        team.decide(seen)
-        step = env.step(team.act(seen).action.cpu().numpy())
-        for episode in tracker.add(step):
-            first.setdefault(episode.env, episode)
-        team.advance(torch.from_numpy(step.terminated | step.truncated).to(team.device))
-        view = step.view
-    env.close()
+    # Made like training's, so that a game that hangs or dies is found here, too.
+    made = make_env(config.env, num_episodes, config.episode_length, config.env_options)
+    with contextlib.closing(made) as env:
+        shape = (num_episodes, env.num_agents)
+        team = Team(config, networks.coordinator, networks.actor, shape, generators)
+        view = env.reset(seed)
+        while len(first) < num_episodes:
+            seen = team.observe(view)
+            team.decide(seen)
+            step = env.step(team.act(seen).action.cpu().numpy())
+            for episode in tracker.add(step):
+                first.setdefault(episode.env, episode)
+            team.advance(torch.from_numpy(step.terminated | step.truncated).to(team.device))
+            view = step.view
     return [first[e] for e in range(num_episodes)]
 
 
@@ -97,8 +99,9 @@ def evaluate_checkpoint(config: Config) -> int:
     """
     assert config.model_path is not None, "validate() asks for --model-path with --eval-only"
     content = checkpoint.load(Path(config.model_path))
-    env = make_env(config.env, config.num_envs, config.episode_length, config.env_options)
-    agent = HMASDAgent(config, env)
+    made = make_env(config.env, config.num_envs, config.episode_length, config.env_options)
+    with contextlib.closing(made) as env:
+        agent = HMASDAgent(config, env)
     checkpoint.load_module(
         "networks",
         agent.networks,

@@ -10,6 +10,7 @@ episode     from a reset of one env to its termination or truncation
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 from pathlib import Path
@@ -77,7 +78,7 @@ class Trainer:
         """Rounds until `total_steps` or a signal; returns the exit code."""
         agent, config = self.agent, self.config
         progress = Progress(config.total_steps, agent.env_steps)
-        with self.stop, self.metrics_log, progress:
+        with contextlib.closing(self.env), self.stop, self.metrics_log, progress:
             while not self._finished():
                 with self.timers("collect"):
                     self._collect_round()

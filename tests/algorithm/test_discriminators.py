@@ -105,6 +105,21 @@ def test_history_copies_what_it_is_given() -> None:
     assert aligned(history.sample(generator()))
 
 
+def test_rounds_that_did_not_say_who_lives_count_whole() -> None:
+    """An env may fail in one round only: the rounds before and after it had everybody alive."""
+    history = PairHistory(3)
+    alive = torch.rand(4, 3, 2, generator=generator()) < 0.5
+    for number in range(3):
+        rollout = identifiable(number)
+        history.add(rollout._replace(alive=alive) if number == 1 else rollout)
+    pairs = history.sample(generator())
+    drawn = pairs["team_skill"]
+    second = drawn // 100 == 1
+    assert 0 < int(second.sum()) < len(drawn)
+    assert bool(pairs["alive"][~second].all())
+    assert torch.equal(pairs["alive"][second], alive.flatten(0, 1)[drawn[second] - 100])
+
+
 def test_history_goes_on_exactly() -> None:
     history, copy = PairHistory(2), PairHistory(2)
     history.add(identifiable(0))

@@ -155,6 +155,39 @@ class Counter(ToyEnv):
         return EnvView(obs, state.astype(np.float32))
 
 
+class Lossy(Counter):
+    """`Counter` of which some envs fail: in their lock-steps (from 1) they are replaced."""
+
+    def __init__(
+        self, num_envs: int, episode_length: int, losses: dict[int, tuple[int, ...]]
+    ) -> None:
+        """losses: lock-step to the envs that fail in it."""
+        super().__init__(num_envs, 2, episode_length, (0.1, 0.1))
+        self.losses = losses
+        self.lock_step = 0
+
+    def step(self, action: np.ndarray) -> EnvStep:
+        """As `Counter`'s; a failed env begins its next episode, and no outcome of it counts."""
+        step = super().step(action)
+        self.lock_step += 1
+        if self.lock_step not in self.losses:
+            return step
+        lost = np.isin(np.arange(self.num_envs), self.losses[self.lock_step])
+        goes_on = lost & ~(step.terminated | step.truncated)
+        self.memory["episode"][goes_on] += 1
+        self.memory["clock"][goes_on] = 0
+        view = self._view()
+        step.final_obs[lost], step.final_state[lost] = view.obs[lost], view.state[lost]
+        return step._replace(
+            view=view,
+            reward=step.reward * ~lost,
+            terminated=step.terminated & ~lost,
+            truncated=step.truncated | lost,
+            success=step.success & ~lost,
+            lost=lost,
+        )
+
+
 class ConstantReward(ToyEnv):
     """Reward 1 in every step; after `episode_length` steps the task or the clock ends.
 

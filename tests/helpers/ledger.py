@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from hmasd.agent import HMASDAgent
@@ -43,6 +44,7 @@ class Books(NamedTuple):
     entries: dict[StepId, Entry]
     batches: list[Batch]
     last_state: torch.Tensor  # [E, S]
+    discarded: frozenset[StepId]  # of envs that failed in their round, or cut off by that
 
 
 def keep_books(config: Config, rounds: int, extra_steps: int = 0) -> Books:
@@ -55,8 +57,12 @@ def keep_books(config: Config, rounds: int, extra_steps: int = 0) -> Books:
         return prepare(segments)
 
     agent.coordinator.prepare = record
+    discarded: list[StepId] = []
     for _ in range(rounds):
+        clock = agent.team.clock
+        carried = torch.where(clock.due, 0, clock.age).tolist()  # steps of the open segments
         some, view = play(agent, env, view, config.rollout_length)
+        discarded += _discarded(played, some, carried)
         played += some
         agent.sync_update()
     some, view = play(agent, env, view, extra_steps)
@@ -64,7 +70,18 @@ def keep_books(config: Config, rounds: int, extra_steps: int = 0) -> Books:
     entries: dict[StepId, Entry] = {}
     for row in played:
         _enter(entries, row)
-    return Books(agent, entries, batches, torch.from_numpy(view.state))
+    last_state = torch.from_numpy(view.state)
+    return Books(agent, entries, batches, last_state, frozenset(discarded))
+
+
+def _discarded(before: list[Played], played: list[Played], carried: list[int]) -> list[StepId]:
+    """The steps of a round's lost envs, and those of their segments that were open before it."""
+    lost = {e for row in played if row.step.lost is not None for e in np.flatnonzero(row.step.lost)}
+    steps = []
+    for e in lost:
+        rows = [*before[len(before) - carried[e] :], *played]
+        steps += [tuple(row.view.state[e].int().tolist()) for row in rows]
+    return steps
 
 
 def _enter(entries: dict[StepId, Entry], row: Played) -> None:
@@ -98,23 +115,29 @@ def all_segments(books: Books) -> list[HighRollout]:
 
 
 def check_partition(books: Books) -> None:
-    """Segments cover every step once; sums, lengths, skills, ends and versions are the steps'."""
+    """Segments cover every step once, but for the discarded ones, and say what the steps say."""
     config, left = books.agent.config, dict(books.entries)
     for segments in all_segments(books):
         for i in range(len(segments.env)):
-            _check_segment(segments, i, config, left)
-    assert not left, f"steps in no segment: {sorted(left)[:5]}"
+            _check_segment(segments, i, config, left, books.discarded)
+    assert set(left) == books.discarded, "steps in no segment that are not discarded, or vice versa"
 
 
 def _check_segment(
-    segments: HighRollout, i: int, config: Config, left: dict[StepId, Entry]
+    segments: HighRollout,
+    i: int,
+    config: Config,
+    left: dict[StepId, Entry],
+    discarded: frozenset[StepId],
 ) -> None:
     """Take a segment's steps out of `left`; what is not there was never played, or used before."""
     episode, start, env = segments.state[i].int().tolist()
     length = int(segments.length[i])
     assert env == int(segments.env[i])
     assert 1 <= length <= config.skill_interval, "a skill outlives its interval"
-    steps = [left.pop((episode, start + p, env), None) for p in range(length)]
+    ids = [(episode, start + p, env) for p in range(length)]
+    assert discarded.isdisjoint(ids), "a segment holds a step of an env that failed in its round"
+    steps = [left.pop(step, None) for step in ids]
     assert None not in steps, f"a step of {(episode, start, env)} is missing or in two segments"
     assert segments.next_state[i].int().tolist() == [episode, start + length, env]
     discount = config.gamma if config.high_discount == "smdp" else 1.0
@@ -132,7 +155,10 @@ def _check_segment(
     assert bool(segments.terminated[i]) == last.terminated
     over = last.terminated or last.truncated
     cut = bool(segments.cut[i])
-    assert bool(segments.ended[i]) == (over or cut)
+    breaks_off = (episode, start + length, env) in discarded
+    chained = bool((segments.env[i + 1 :] == env).any())  # a later segment would continue it
+    if not breaks_off or chained:
+        assert bool(segments.ended[i]) == (over or cut or breaks_off)
 
 
 def reward_of(state: torch.Tensor) -> torch.Tensor:

@@ -7,7 +7,7 @@ import pytest
 
 from hmasd.rollout import episodes
 from hmasd.rollout.episodes import Episode, EpisodeTracker, summarize
-from tests.helpers.envs import Counter
+from tests.helpers.envs import Counter, Lossy
 
 E = 3
 
@@ -90,3 +90,24 @@ def test_goes_on_exactly_in_the_middle_of_episodes() -> None:
         step_by_step += second.add(twin.step(np.zeros((E, 2), dtype=np.int64)))
     assert some + step_by_step == told
     assert second.metrics() == whole.metrics()
+
+
+def test_an_episode_whose_env_failed_is_none() -> None:
+    """It is neither counted nor continued; the episodes around it are whole."""
+    env, tracker = Lossy(2, 3, {5: (0,)}), EpisodeTracker(2)
+    env.end_chances = (0.0, 0.0)
+    env.reset(1)
+    told = [tracker.add(env.step(np.zeros((2, 2), dtype=np.int64))) for _ in range(8)]
+    assert [[(e.env, e.length) for e in some] for some in told] == [
+        [],
+        [],
+        [(0, 3), (1, 3)],
+        [],
+        [],  # env 0 fails in its second step
+        [(1, 3)],
+        [],
+        [(0, 3)],
+    ]
+    assert tracker.finished == 4
+    third = told[-1][0]
+    assert third.episode_return == sum(Lossy.reward_of(2, t, 0) for t in range(3))

@@ -97,7 +97,7 @@ def no_cut(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def no_interrupt(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(SkillClock, "interrupt", lambda self: None)
+    monkeypatch.setattr(SkillClock, "interrupt", lambda self, envs=None: None)
 
 
 def deaf_to_episode_ends(monkeypatch: pytest.MonkeyPatch) -> None:

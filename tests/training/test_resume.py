@@ -192,6 +192,8 @@ NEEDLESS = {
     "agent.gate.sync_batch_size": "the configuration's",
     "agent.gate.collection_enabled": "true whenever a checkpoint is written",
     "agent.high_storage.closed.cut": "false in every checkpoint: the update that cuts empties it",
+    "agent.high_storage.closed_before": "no env fails in these runs; tests/test_lost_envs.py",
+    "agent.low_storage.discarded": "no env fails in these runs; tests/test_lost_envs.py",
     "agent.low_storage.last_step": "a guard; rollout/test_storage.py shows what it refuses",
     "agent.next_view.action_mask": "the coordinator looks at no action mask",
     "run_name": "names the folder",
