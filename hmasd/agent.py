@@ -18,7 +18,7 @@ from hmasd.algorithm.returns import weighted_mean
 from hmasd.algorithm.skill_usage import usage
 from hmasd.config import Config
 from hmasd.envs.base import BatchedEnv
-from hmasd.networks import HMASDNetworks, NetworkSizes
+from hmasd.networks import make_networks
 from hmasd.rollout.segments import SegmentStorage
 from hmasd.rollout.storage import RoundStorage
 from hmasd.rollout.team import Generators, Team
@@ -41,28 +41,11 @@ class HMASDAgent:
         self.gate = SyncGate(config.batch_size)
         self.coordinator_version = 0
         self.env_steps = 0
-        self._build_networks(env)
+        self.networks = make_networks(
+            config, env.num_agents, env.obs_size, env.state_size, env.action_space
+        )
         self._build_updaters()
         self._build_memory(env)
-
-    def _build_networks(self, env: BatchedEnv) -> None:
-        config = self.config
-        sizes = NetworkSizes(
-            num_agents=env.num_agents,
-            obs_size=env.obs_size + (env.num_agents if config.agent_id else 0),
-            state_size=env.state_size,
-            num_team_skills=config.num_team_skills,
-            num_agent_skills=config.num_agent_skills,
-            hidden_size=config.hidden_size,
-            skill_input=config.skill_input,
-            skill_gain=config.skill_gain,
-            critic_head=config.critic_head,
-            coordinator_blocks=config.coordinator_blocks,
-            coordinator_heads=config.coordinator_heads,
-        )
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.seed)
-            self.networks = HMASDNetworks(sizes, env.action_space).to(self.device)
 
     def _build_updaters(self) -> None:
         config, nets = self.config, self.networks

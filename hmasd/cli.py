@@ -15,7 +15,15 @@ import tyro
 
 from hmasd.config import Config
 from hmasd.presets import PRESETS
-from hmasd.settings import ConfigError, Entry, changed, nearest, read_python, read_yaml
+from hmasd.settings import (
+    ConfigError,
+    Entry,
+    changed,
+    nearest,
+    read_python,
+    read_yaml,
+    stored_config,
+)
 from hmasd.validation import describe, differing, validate
 
 CONFIG_FILE = "config_1.py"
@@ -157,8 +165,7 @@ def _stored(path: Path, preset: str | None, stored: Callable[[Path], Mapping[str
             f"--preset {preset} and --model-path {path} exclude each other: a checkpoint brings "
             "its own settings; leave --preset out"
         )
-    place = f"settings stored in {path}"
-    return changed(Config(), {name: Entry(x, place) for name, x in stored(path).items()})
+    return stored_config(stored(path), path)
 
 
 def _refuse_other_shapes(old: Config, new: Config) -> None:

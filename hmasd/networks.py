@@ -6,12 +6,14 @@ halves of the skill discoverer; the two discriminators guess skills from where t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from gymnasium.spaces import Box, Discrete, Space
 from torch import Tensor, nn
 
+from hmasd.config import Config
 from hmasd.kernels.mlp import normalized_mlp
 from hmasd.modules import distributions
 from hmasd.modules.attention import DecoderBlock, EncoderBlock
@@ -111,9 +113,20 @@ class SkillCoordinator(nn.Module):
         return torch.cat([start, team, 1 + self.num_team_skills + agent_skills], dim=-1)
 
     def act(
-        self, state: Tensor, obs: Tensor, generator: torch.Generator | None
+        self,
+        state: Tensor,
+        obs: Tensor,
+        generator: torch.Generator | None,
+        forced: Sequence[int | None] | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Choose skills for B teams; without generator: the most likely ones.
+
+        Args:
+            state: [B, S].
+            obs: [B, N, O].
+            generator: of the draws.
+            forced: Z, z^1..z^N that are not chosen but given, None where they are chosen. Later
+                choices know of given ones as of chosen ones.
 
         Returns:
             team_skill [B], agent_skills [B, N], logp [B, N+1].
@@ -124,7 +137,12 @@ class SkillCoordinator(nn.Module):
         for token in range(encoded.shape[1]):
             decoded = self._decode(encoded[:, : token + 1], words)[:, -1]
             head = self.agent_head if token else self.team_head
-            choice, logp = distributions.sample_categorical(head(decoded), generator)
+            logits = head(decoded)
+            choice, logp = distributions.sample_categorical(logits, generator)
+            given = None if forced is None else forced[token]
+            if given is not None:
+                choice = torch.full_like(choice, given)
+                logp = distributions.score_categorical(logits, choice).logp
             choices.append(choice)
             logps.append(logp)
             word = choice + (1 + self.num_team_skills if token else 1)
@@ -339,3 +357,25 @@ class HMASDNetworks(nn.Module):
         self.individual_discriminator = IndividualDiscriminator(sizes)
         self.high_normalizer = ValueNormalizer()
         self.low_normalizer = ValueNormalizer()
+
+
+def make_networks(
+    config: Config, num_agents: int, obs_size: int, state_size: int, action_space: Space
+) -> HMASDNetworks:
+    """Networks for an env of these sizes; the first weights depend on `config.seed` alone."""
+    sizes = NetworkSizes(
+        num_agents=num_agents,
+        obs_size=obs_size + (num_agents if config.agent_id else 0),
+        state_size=state_size,
+        num_team_skills=config.num_team_skills,
+        num_agent_skills=config.num_agent_skills,
+        hidden_size=config.hidden_size,
+        skill_input=config.skill_input,
+        skill_gain=config.skill_gain,
+        critic_head=config.critic_head,
+        coordinator_blocks=config.coordinator_blocks,
+        coordinator_heads=config.coordinator_heads,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        return HMASDNetworks(sizes, action_space).to(config.device)

@@ -127,6 +127,20 @@ def changed(config: Config, entries: Mapping[str, Entry]) -> Config:
     return dataclasses.replace(config, **checked(entries))
 
 
+def stored_config(stored: Mapping[str, Any], path: Path) -> Config:
+    """The configuration of a checkpoint's settings; those that it has not are the defaults.
+
+    Args:
+        stored: Field to value.
+        path: The checkpoint, for messages.
+
+    Raises:
+        ConfigError: Names every unknown setting and every value of a wrong type.
+    """
+    place = f"settings stored in {path}"
+    return changed(Config(), {name: Entry(value, place) for name, value in stored.items()})
+
+
 def _text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")

@@ -18,7 +18,7 @@ FLOORS = {
             ("modules", "validation", "viz"),
             ("networks",),
             ("algorithm", "rollout"),
-            ("sync",),
+            ("sync", "trained_team"),
             ("agent",),
             ("training",),
             ("bench",),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -28,6 +30,13 @@ class Generators(NamedTuple):
     skill: torch.Generator | None
     action: torch.Generator | None
 
+    @classmethod
+    def of_seed(cls, seed: int | None, device: torch.device) -> Generators:
+        """Both from one seed; None: greedy play."""
+        if seed is None:
+            return cls(None, None)
+        return cls(*(torch.Generator(device).manual_seed(2 * seed + i) for i in range(2)))
+
 
 class Team:
     """E teams of N agents that share two networks; holds what they remember between steps."""
@@ -45,6 +54,7 @@ class Team:
         self.coordinator = coordinator
         self.actor = actor
         self.generators = generators
+        self.forced: Sequence[int | None] | None = None  # skills given: see SkillCoordinator.act
         example = next(actor.parameters())
         self.device, self.dtype = example.device, example.dtype
         self.clock = SkillClock(*shape, config.skill_interval, self.device)
@@ -71,7 +81,9 @@ class Team:
         envs = self.clock.due.nonzero().squeeze(-1)
         if len(envs) == 0:
             return None
-        choice = self.coordinator.act(view.state[envs], view.obs[envs], self.generators.skill)
+        choice = self.coordinator.act(
+            view.state[envs], view.obs[envs], self.generators.skill, self.forced
+        )
         decision = Decision(envs, *choice)
         self.clock.start(decision)
         if self.config.reset_hidden_on_skill:
@@ -99,6 +111,12 @@ class Team:
             before,
             restart,
         )
+
+    def play(self, view: EnvView) -> np.ndarray:
+        """Look, choose skills where they are due, and act: [E, N] int64 or [E, N, A] float32."""
+        seen = self.observe(view)
+        self.decide(seen)
+        return self.act(seen).action.cpu().numpy()
 
     def advance(self, ended: Tensor) -> Tensor:
         """Count one step; ended: [E] bool, the episode is over.

@@ -38,12 +38,8 @@ def play_episodes(
         num_episodes: how many.
         seed: decides starts and choices; the same seed gives the same episodes.
     """
-    generators = Generators(None, None)
-    if mode == "stochastic":
-        device = next(networks.actor.parameters()).device
-        generators = Generators(
-            *(torch.Generator(device).manual_seed(2 * seed + i) for i in range(2))
-        )
+    device = next(networks.actor.parameters()).device
+    generators = Generators.of_seed(seed if mode == "stochastic" else None, device)
     tracker = EpisodeTracker(num_episodes)
     first: dict[int, Episode] = {}
     # Made like training's, so that a game that hangs or dies is found here, too.
@@ -53,9 +49,7 @@ def play_episodes(
         team = Team(config, networks.coordinator, networks.actor, shape, generators)
         view = env.reset(seed)
         while len(first) < num_episodes:
-            seen = team.observe(view)
-            team.decide(seen)
-            step = env.step(team.act(seen).action.cpu().numpy())
+            step = env.step(team.play(view))
             for episode in tracker.add(step):
                 first.setdefault(episode.env, episode)
             team.advance(torch.from_numpy(step.terminated | step.truncated).to(team.device))

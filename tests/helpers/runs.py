@@ -27,7 +27,7 @@ from tests.helpers.envs import ContinuousPoint, Counter, MaskedAgents, ToyEnv
 
 SMALL_ENVS = {
     "counter": lambda num_envs, length: Counter(num_envs, 2, length, (0.1, 0.1)),
-    "point": ContinuousPoint,
+    "point": lambda num_envs, length: ContinuousPoint(num_envs, 2, length),
     "masked": lambda num_envs, length: MaskedAgents(num_envs, 3, length),
 }
 
