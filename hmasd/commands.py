@@ -21,6 +21,7 @@ COMMANDS = {
     "train": Command("hmasd.cli", "train, or evaluate a checkpoint; as train_sync_enhanced.py"),
     "check-env": Command("hmasd.check_env", "play an environment at random and list its faults"),
     "bench": Command("hmasd.bench.command", "compare algorithms over tasks and seeds"),
+    "play": Command("hmasd.play", "watch a trained team play: a GIF with the skills on it"),
 }
 EXIT_BAD_INPUT = 2
 

@@ -119,6 +119,8 @@ def check_command(words):
         check_python(rest)
     elif program == "make":
         check_make(rest)
+    elif program == "hmasd":
+        check_hmasd(rest)
     elif program == "pip":
         check_pip(rest)
     elif program == "hmasd":
@@ -172,6 +174,18 @@ def check_training(argv):
     except cli.ConfigError as error:
         raise UnknownCommandError(f"{SCRIPT} {shlex.join(argv)}: {error}") from error
     validation.validate(config)
+
+
+def check_hmasd(words):
+    """A command of `hmasd` exists and knows the flags; files need not exist here."""
+    demand(words[:1] and words[0] in COMMANDS, ["hmasd", *words])
+    name, *argv = words
+    if name == "train":
+        check_training(argv)
+        return
+    source = text_of(Path(importlib.util.find_spec(COMMANDS[name].module).origin))
+    unknown = {word[2:].split("=")[0] for word in argv if word.startswith("--")} - own_flags(source)
+    demand(not unknown - {"help"}, ["hmasd", *words])
 
 
 def check_program(file, words):
@@ -257,6 +271,9 @@ def test_every_command_is_known(page, no_files, monkeypatch):
         "hmasd train --env my_game",
         "hmasd train --env my_game:make --envs 3",
         "hmasd check-env my_game:make --fast",
+        "hmasd player --model-path x.pth",
+        "hmasd play --model-path x.pth --colour red",
+        "hmasd train --warp 9",
     ],
 )
 def test_control_a_made_up_command_is_refused(script, no_files, monkeypatch, capsys):
@@ -389,6 +406,20 @@ def test_the_environment_of_the_example_is_checked_and_trained_on(tmp_path, monk
     assert main(["train", "--eval-only", "--model-path", str(final)]) == 0
     (report,) = Path("runs").glob("*/evaluation.json")
     assert json.loads(report.read_text())["config"]["env_args"] == "{cells: 5}"
+
+
+def test_the_readmes_program_plays_a_trained_team(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    config = Config(num_envs=2, batch_size=16, skill_interval=3, hidden_size=8)
+    agent = HMASDAgent(config, make_env(config.env, config.num_envs, config.episode_length))
+    path = checkpoint.checkpoint_path(Path("models"), None)
+    agent.save_model(path, config=dataclasses.asdict(config))
+    (program,) = [block for block in blocks(README, "python") if "TrainedTeam" in block]
+    namespace = {}
+    exec(compile(program, str(README), "exec"), namespace)
+    step = namespace["step"]
+    assert step.view.obs.shape == (1, 2, 11), "one env, played to the end of its loop"
+    assert str(path) in program
 
 
 def test_the_guides_program_shows_where_each_skill_leads(tmp_path, monkeypatch, capsys):

@@ -20,7 +20,7 @@ FLOORS = {
             ("algorithm", "rollout"),
             ("sync", "trained_team"),
             ("agent",),
-            ("training",),
+            ("training", "play"),
             ("bench",),
             ("cli", "check_env"),
             ("commands",),

@@ -44,8 +44,8 @@ def actions_of_evaluation(config, networks, mode, num_envs, seed, monkeypatch):
     """What `play_episodes` plays: [T, E, N, ...]."""
     actions = []
 
-    def make(name, num_envs, episode_length):
-        env = registry.make_env(name, num_envs, episode_length)
+    def make(*arguments):
+        env = registry.make_env(*arguments)
         step = env.step
         env.step = lambda action: (actions.append(action.copy()), step(action))[1]
         return env

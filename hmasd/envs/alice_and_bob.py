@@ -204,8 +204,21 @@ def _restart_all(layout: Layout, memory: _Memory, obs: np.ndarray, state: np.nda
 
 
 @njit(cache=True)
+def _remember(memory: _Memory, ends: _Memory, env: int) -> None:
+    """Keep how the episode of `env` ended, for its picture."""
+    ends.position[env] = memory.position[env]
+    ends.collected[env] = memory.collected[env]
+    ends.clock[env] = memory.clock[env]
+
+
+@njit(cache=True)
 def _step_all(
-    layout: Layout, action: np.ndarray, memory: _Memory, episode_length: int, out: _Out
+    layout: Layout,
+    action: np.ndarray,
+    memory: _Memory,
+    ends: _Memory,
+    episode_length: int,
+    out: _Out,
 ) -> None:
     """Play one step in every env and restart those that ended; action: [E, 2]."""
     for env in range(memory.clock.shape[0]):
@@ -218,6 +231,7 @@ def _step_all(
         out.truncated[env] = memory.clock[env] >= episode_length and not won
         _draw(layout, memory, env, out.final_obs, out.final_state)
         if won or out.truncated[env]:
+            _remember(memory, ends, env)
             _restart(layout, memory, env)
             _draw(layout, memory, env, out.obs, out.state)
         else:
@@ -262,19 +276,15 @@ class AliceAndBob:
         self.state_size = (size + 2) ** 2
         self.action_space: Space = Discrete(NUM_ACTIONS)
         self._started = False
-        self._memory = _Memory(
-            position=np.ones((num_envs, NUM_AGENTS, 2), dtype=np.int64),
-            collected=np.zeros((num_envs, num_pairs), dtype=np.bool_),
-            clock=np.zeros(num_envs, dtype=np.int64),
-            rng=np.zeros(num_envs, dtype=np.uint64),
-        )
+        self._memory = _make_memory(num_envs, num_pairs)
+        self._ends = _make_memory(num_envs, num_pairs)  # of episodes that the last step ended
         self._out = _make_out(num_envs, self.state_size)
 
     def reset(self, seed: int) -> EnvView:
         """Start new episodes in all envs; what env e does depends on (seed, e) alone."""
         self._memory.rng[:] = seed_states(seed, self.num_envs)
         _restart_all(self.layout, self._memory, self._out.obs, self._out.state)
-        self._started = True
+        self._start()
         return EnvView(self._out.obs, self._out.state)
 
     def step(self, action: np.ndarray) -> EnvStep:
@@ -286,9 +296,9 @@ class AliceAndBob:
         """
         if not self._started:
             raise RuntimeError("step() before reset(): call reset(seed) or set_state(state) first")
-        out = self._out
+        out, length = self._out, self.episode_length
         action = check_actions(action, (self.num_envs, NUM_AGENTS), NUM_ACTIONS)
-        _step_all(self.layout, action, self._memory, self.episode_length, out)
+        _step_all(self.layout, action, self._memory, self._ends, length, out)
         return EnvStep(
             view=EnvView(out.obs, out.state),
             reward=out.reward,
@@ -324,22 +334,40 @@ class AliceAndBob:
         for name, array in memory.items():
             array[:] = state[name]
         _draw_all(self.layout, self._memory, self._out.obs, self._out.state)
-        self._started = True
+        self._start()
 
     def render(self, index: int = 0) -> np.ndarray:
         """Picture of game `index`, 40 pixels a cell: [440, 400, 3] uint8 on size 8."""
         if not 0 <= index < self.num_envs:
             raise ValueError(f"there is no env {index} to draw: there are {self.num_envs} envs")
+        ended = self._out.terminated[index] or self._out.truncated[index]
+        memory = self._ends if ended else self._memory
         return draw_picture(
             self.layout.size,
-            self._memory.position[index],
-            self._memory.collected[index],
+            memory.position[index],
+            memory.collected[index],
             (self.layout.keys, self.layout.goals),
-            (int(self._memory.clock[index]), self.episode_length),
+            (int(memory.clock[index]), self.episode_length),
         )
 
     def close(self) -> None:
         """Give back what the env holds: nothing but memory."""
+
+    def _start(self) -> None:
+        """All games begin or go on from here: none has ended with the last step."""
+        self._out.terminated[:] = False
+        self._out.truncated[:] = False
+        self._started = True
+
+
+def _make_memory(num_envs: int, num_pairs: int) -> _Memory:
+    """New arrays for the memory of `num_envs` games."""
+    return _Memory(
+        position=np.ones((num_envs, NUM_AGENTS, 2), dtype=np.int64),
+        collected=np.zeros((num_envs, num_pairs), dtype=np.bool_),
+        clock=np.zeros(num_envs, dtype=np.int64),
+        rng=np.zeros(num_envs, dtype=np.uint64),
+    )
 
 
 def _make_out(num_envs: int, state_size: int) -> _Out:

@@ -48,7 +48,10 @@ class BatchedEnv(Protocol):
         """Go on exactly from where `get_state` was called; raises ValueError on other shapes."""
 
     def render(self, index: int = 0) -> np.ndarray:
-        """Picture of env `index`: [height, width, 3] uint8."""
+        """Picture of env `index` as its last step left it: [height, width, 3] uint8.
+
+        An episode that ended with that step shows its end, although the next one has begun.
+        """
 
     def close(self) -> None:
         """Give back what the env holds."""

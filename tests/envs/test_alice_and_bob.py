@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from hmasd.envs.alice_and_bob import NUM_PAIRS, SIZES, AliceAndBob, make_layout
+from hmasd.envs.alice_and_bob_picture import draw_picture
 from hmasd.envs.contract import check_env
 from hmasd.envs.registry import env_names, make_env
 
@@ -129,6 +130,31 @@ def test_needs_a_start_and_sensible_numbers() -> None:
             AliceAndBob(*numbers)
     with pytest.raises(ValueError, match="seed is -1"):
         AliceAndBob(2).reset(-1)
+
+
+def test_the_picture_after_an_episodes_last_step_shows_its_end() -> None:
+    """Else nobody ever sees a game won: the next one has begun."""
+    env = AliceAndBob(2, episode_length=3)
+    env.reset(0)
+    state = env.get_state()
+    state["position"][:] = [[(1, 7), (8, 1)], [(4, 4), (5, 5)]]
+    state["collected"][:] = [[False, True], [False, False]]
+    state["clock"][:] = 1
+    env.set_state(state)
+    cells = env.layout.keys, env.layout.goals
+    step = env.step(np.array([[0, 4], [4, 4]]))  # agent 0 on to key 0, agent 1 is on diamond 0
+    assert step.terminated.tolist() == [True, False]
+    end = np.array([[1, 8], [8, 1]])
+    won = draw_picture(8, end, np.array([True, True]), cells, (2, 3))
+    assert (env.render(0) == won).all()
+    goes_on = draw_picture(8, np.array([[4, 4], [5, 5]]), np.array([False] * 2), cells, (2, 3))
+    assert (env.render(1) == goes_on).all()
+    env.step(np.full((2, 2), 4))
+    assert (env.render(0) != won).any(), "the next episode goes on"
+    state = env.get_state()
+    env.set_state(state)
+    start = draw_picture(8, state["position"][1], np.array([False] * 2), cells, (0, 3))
+    assert (env.render(1) == start).all(), "who sets a state sees that state"
 
 
 def situation(name: str, value: object) -> np.ndarray:

@@ -50,6 +50,7 @@ class ToyEnv:
             array[...] = 0
         self.memory["rng"][:] = seed_states(seed, self.num_envs)
         self._begin(np.ones(self.num_envs, dtype=bool))
+        self.shown_clock = self.memory["clock"].copy()
         return self._view()
 
     def step(self, action: np.ndarray) -> EnvStep:
@@ -63,6 +64,7 @@ class ToyEnv:
         truncated = (cut | (clock >= self.episode_length)) & ~terminated
         final = self._view()
         ended = terminated | truncated
+        self.shown_clock = clock.copy()
         clock[ended] = 0
         self.memory["episode"][ended] += 1
         self._begin(ended)
@@ -88,10 +90,11 @@ class ToyEnv:
             if state[name].shape != array.shape:
                 raise ValueError(f"{name} has shape {state[name].shape}, not {array.shape}")
             array[...] = state[name]
+        self.shown_clock = self.memory["clock"].copy()
 
     def render(self, index: int = 0) -> np.ndarray:
-        """One grey picture whose shade is the time in the episode: [16, 16, 3] uint8."""
-        return np.full((16, 16, 3), self.memory["clock"][index] % 256, dtype=np.uint8)
+        """One grey picture whose shade is the steps of the episode: [16, 16, 3] uint8."""
+        return np.full((16, 16, 3), self.shown_clock[index] % 256, dtype=np.uint8)
 
     def close(self) -> None:
         """Nothing to give back."""
