@@ -152,18 +152,6 @@ def check_python(words):
         check_program(ROOT / words[0], words[1:])
 
 
-def check_hmasd(words):
-    demand(words and words[0] in COMMANDS, ["hmasd", *words])
-    if words[0] == "train":
-        check_training(words[1:])
-        return
-    source = text_of(Path(importlib.util.find_spec(COMMANDS[words[0]].module).origin))
-    flags = {word[2:].split("=")[0] for word in words if word.startswith("--")}
-    demand(flags <= own_flags(source) | {"help"}, ["hmasd", *words])
-    if words[0] == "bench" and words[1:]:
-        demand((ROOT / words[1]).is_file(), ["hmasd", *words])
-
-
 def check_training(argv):
     """The command line resolves to settings that pass every check but those of files."""
     try:
@@ -186,6 +174,8 @@ def check_hmasd(words):
     source = text_of(Path(importlib.util.find_spec(COMMANDS[name].module).origin))
     unknown = {word[2:].split("=")[0] for word in argv if word.startswith("--")} - own_flags(source)
     demand(not unknown - {"help"}, ["hmasd", *words])
+    if name == "bench" and argv:
+        demand((ROOT / argv[0]).is_file(), ["hmasd", *words])
 
 
 def check_program(file, words):
