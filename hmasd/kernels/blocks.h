@@ -12,7 +12,7 @@
 
 namespace hmasd {
 
-constexpr int64_t kBlock = 48;  // rows; a multiple of kTileRows
+constexpr int64_t kBlock = 96;  // rows; a multiple of kTileRows
 constexpr int64_t kGroups = 8;
 
 inline int64_t count_blocks(int64_t rows) { return (rows + kBlock - 1) / kBlock; }

@@ -14,7 +14,7 @@ import hmasd.kernels
 from hmasd.kernels import build
 from hmasd.kernels.gru import gru_sequence, gru_sequence_eager
 
-SHAPES = [  # L, B, I, H; a block is 48 rows
+SHAPES = [  # L, B, I, H; a block is 96 rows
     (1, 1, 8, 8),
     (1, 100, 64, 64),
     (10, 96, 64, 64),
