@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from hmasd.config import Config
 from hmasd.kernels.mlp import normalized_mlp
 from hmasd.modules import distributions
-from hmasd.modules.attention import DecoderBlock, EncoderBlock
+from hmasd.modules.attention import Caches, DecoderBlock, EncoderBlock, KeyValueCache
 from hmasd.modules.distributions import Draw, Score, one_hot
 from hmasd.modules.init import RELU_GAIN, SMALL_GAIN, orthogonal
 from hmasd.modules.mlp import MLP
@@ -99,11 +99,16 @@ class SkillCoordinator(nn.Module):
         """V_h of every token, in normalised units: [B, N+1, d] -> [B, N+1]."""
         return self.value_head(encoded).squeeze(-1)
 
-    def _decode(self, encoded: Tensor, words: Tensor) -> Tensor:
-        """Encoder's output [B, L, d] and the L words read so far [B, L] int64 -> [B, L, d]."""
+    def _decode(
+        self, encoded: Tensor, words: Tensor, caches: Sequence[Caches | None] | None = None
+    ) -> Tensor:
+        """Encoder's output [B, L, d] and the L words to read [B, L] int64 -> [B, L, d].
+
+        With caches, one pair per block, L is 1: the newest word after all those before.
+        """
         tokens = self.embed_choice(one_hot(words, self.vocabulary, encoded.dtype))
-        for block in self.decoder:
-            tokens = block(tokens, encoded)
+        for block, of_block in zip(self.decoder, caches or [None] * len(self.decoder), strict=True):
+            tokens = block(tokens, encoded, of_block)
         return tokens
 
     def _words(self, team_skill: Tensor, agent_skills: Tensor) -> Tensor:
@@ -132,10 +137,12 @@ class SkillCoordinator(nn.Module):
             team_skill [B], agent_skills [B, N], logp [B, N+1].
         """
         encoded = self.encode(state, obs)
-        words = torch.zeros(len(state), 1, dtype=torch.int64, device=state.device)
+        word = torch.zeros(len(state), dtype=torch.int64, device=state.device)
+        caches = [(KeyValueCache(), KeyValueCache()) for _ in self.decoder]
         choices, logps = [], []
         for token in range(encoded.shape[1]):
-            decoded = self._decode(encoded[:, : token + 1], words)[:, -1]
+            of_token = encoded[:, token : token + 1]
+            decoded = self._decode(of_token, word.unsqueeze(-1), caches).squeeze(1)
             head = self.agent_head if token else self.team_head
             logits = head(decoded)
             choice, logp = distributions.sample_categorical(logits, generator)
@@ -146,7 +153,6 @@ class SkillCoordinator(nn.Module):
             choices.append(choice)
             logps.append(logp)
             word = choice + (1 + self.num_team_skills if token else 1)
-            words = torch.cat([words, word.unsqueeze(-1)], dim=-1)
         return choices[0], torch.stack(choices[1:], dim=-1), torch.stack(logps, dim=-1)
 
     def evaluate(

@@ -2,10 +2,26 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from hmasd.modules.init import RELU_GAIN, SMALL_GAIN, orthogonal
+
+
+class KeyValueCache:
+    """Keys and values of the tokens that an attention has seen, for tokens that come one by one."""
+
+    def __init__(self) -> None:
+        self._seen: tuple[Tensor, Tensor] | None = None
+
+    def extend(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Take in those of new tokens, each [B, heads, L, d]; returns those of all so far."""
+        if self._seen is not None:
+            keys = torch.cat([self._seen[0], keys], dim=2)
+            values = torch.cat([self._seen[1], values], dim=2)
+        self._seen = keys, values
+        return self._seen
 
 
 class Attention(nn.Module):
@@ -20,20 +36,24 @@ class Attention(nn.Module):
         self.value = orthogonal(nn.Linear(size, size), SMALL_GAIN)
         self.output = orthogonal(nn.Linear(size, size), SMALL_GAIN)
 
-    def forward(self, queries: Tensor, memory: Tensor) -> Tensor:
-        """Queries [B, L, d] look at memory [B, L, d]; causal: token i sees tokens 0..i."""
-        batch, length, size = queries.shape
+    def forward(
+        self, queries: Tensor, memory: Tensor, cache: KeyValueCache | None = None
+    ) -> Tensor:
+        """Queries [B, L, d] look at memory [B, L, d]; causal: token i sees tokens 0..i.
 
-        def heads(x: Tensor) -> Tensor:  # [B, L, d] -> [B, heads, L, d / heads]
-            return x.view(batch, length, self.num_heads, -1).transpose(1, 2)
-
+        With a cache L is 1: the query is of the newest token, and sees all that the cache holds.
+        """
+        keys, values = self._heads(self.key(memory)), self._heads(self.value(memory))
+        if cache is not None:
+            keys, values = cache.extend(keys, values)
         mixed = functional.scaled_dot_product_attention(
-            heads(self.query(queries)),
-            heads(self.key(memory)),
-            heads(self.value(memory)),
-            is_causal=self.causal,
+            self._heads(self.query(queries)), keys, values, is_causal=self.causal and cache is None
         )
-        return self.output(mixed.transpose(1, 2).reshape(batch, length, size))
+        return self.output(mixed.transpose(1, 2).reshape(queries.shape))
+
+    def _heads(self, x: Tensor) -> Tensor:
+        """[B, L, d] -> [B, heads, L, d / heads]."""
+        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
 
 def feed_forward(size: int) -> nn.Sequential:
@@ -58,6 +78,10 @@ class EncoderBlock(nn.Module):
         return self.norm_mlp(tokens + self.mlp(tokens))
 
 
+Caches = tuple[KeyValueCache, KeyValueCache]
+"""Of a decoder block's two attentions."""
+
+
 class DecoderBlock(nn.Module):
     """Two masked attentions, then the MLP; the second one's query is the encoder's output."""
 
@@ -70,8 +94,12 @@ class DecoderBlock(nn.Module):
         self.norm_cross = nn.LayerNorm(size)
         self.norm_mlp = nn.LayerNorm(size)
 
-    def forward(self, tokens: Tensor, encoded: Tensor) -> Tensor:
-        """Tokens [B, L, d] with the encoder's output [B, L, d] -> [B, L, d]."""
-        tokens = self.norm_self(tokens + self.self_attention(tokens, tokens))
-        tokens = self.norm_cross(encoded + self.cross_attention(encoded, tokens))
+    def forward(self, tokens: Tensor, encoded: Tensor, caches: Caches | None = None) -> Tensor:
+        """Tokens [B, L, d] with the encoder's output [B, L, d] -> [B, L, d].
+
+        With caches L is 1, the newest token, and the block knows the ones before from them.
+        """
+        of_self, of_cross = caches or (None, None)
+        tokens = self.norm_self(tokens + self.self_attention(tokens, tokens, of_self))
+        tokens = self.norm_cross(encoded + self.cross_attention(encoded, tokens, of_cross))
         return self.norm_mlp(tokens + self.mlp(tokens))

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hmasd.modules.attention import Attention, DecoderBlock, EncoderBlock
+from hmasd.modules.attention import Attention, DecoderBlock, EncoderBlock, KeyValueCache
 from hmasd.modules.init import SMALL_GAIN
 
 SIZE, LENGTH = 8, 5
@@ -89,3 +89,15 @@ def test_attention_starts_small() -> None:
     for layer in small:
         values = torch.linalg.svdvals(layer.weight)
         torch.testing.assert_close(values, torch.full_like(values, SMALL_GAIN))
+
+
+@pytest.mark.parametrize("heads", [1, 2])
+def test_tokens_one_by_one_equal_all_at_once(heads: int, float64: None) -> None:
+    """What acting computes with cached keys and values is what the update computes in one pass."""
+    decoder, (tokens, encoded) = loud(DecoderBlock(SIZE, heads)), torch.randn(2, 3, LENGTH, SIZE)
+    caches = KeyValueCache(), KeyValueCache()
+    steps = [decoder(tokens[:, i : i + 1], encoded[:, i : i + 1], caches) for i in range(LENGTH)]
+    torch.testing.assert_close(torch.cat(steps, dim=1), decoder(tokens, encoded))
+    forgetful = KeyValueCache(), KeyValueCache()  # control: the last token without those before
+    alone = decoder(tokens[:, -1:], encoded[:, -1:], forgetful)
+    assert (alone - steps[-1]).abs().max() > 1e-2
