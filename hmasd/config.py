@@ -152,6 +152,9 @@ class Config:
     """torch device of the networks and of the round's memory."""
     threads: int = 1
     """CPU threads of torch. One is fastest unless the machine is idle and the networks are wide."""
+    matmul_precision: Literal["highest", "high", "medium"] = "highest"
+    """What torch's own fp32 products may use inside, where the processor has it: 'high' TF32 (GPU),
+    'medium' bfloat16. The compiled CPU kernels always stay in full fp32."""
 
     @property
     def rollout_length(self) -> int:

@@ -41,6 +41,7 @@ logger = logging.getLogger(__name__)
 def train(config: Config) -> int:
     """Train from the start, or from --model-path; returns the exit code."""
     torch.set_num_threads(config.threads)
+    torch.set_float32_matmul_precision(config.matmul_precision)
     keep_freed_memory()
     return Trainer(config).run()
 

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from hmasd import checkpoint
 from hmasd.agent import HMASDAgent
@@ -131,6 +132,15 @@ def test_a_finished_run_goes_on_with_more_steps(config: Config) -> None:
 def test_train_returns_the_exit_code(config: Config) -> None:
     assert train(dataclasses.replace(config, total_steps=12)) == 0
     assert checkpoints(config) == {"hmasd_sync_enhanced_final.pth"}
+
+
+def test_the_precision_of_torchs_products_is_what_was_asked(config: Config) -> None:
+    try:
+        assert torch.get_float32_matmul_precision() == "highest"
+        train(dataclasses.replace(config, matmul_precision="medium"))
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision("highest")
 
 
 def test_the_policies_of_evaluations_are_kept_where_asked(config: Config) -> None:
