@@ -75,8 +75,9 @@ class HMASDAgent:
             (config.num_envs, env.num_agents),
             Generators(self.generators["skill"], self.generators["action"]),
         )
+        rows = (config.num_envs, env.num_agents)[: 1 + self.networks.critic.sees_own]
         self.critic_hidden = torch.zeros(
-            config.num_envs, config.hidden_size, dtype=self.team.dtype, device=self.device
+            *rows, config.hidden_size, dtype=self.team.dtype, device=self.device
         )
         self.low_storage = RoundStorage(config.rollout_length, config.chunk_length)
         step_discount = config.gamma if config.high_discount == "smdp" else 1.0
@@ -122,6 +123,11 @@ class HMASDAgent:
         """Whether the round is full."""
         return self.gate.due()
 
+    @property
+    def _coordinator_learns(self) -> bool:
+        """Whether skills are chosen by the coordinator, and so its segments are kept."""
+        return self.config.high_level == "coordinator"
+
     # --- collecting ---------------------------------------------------------------------------
 
     def observe(self, view: EnvView) -> TensorView:
@@ -145,7 +151,7 @@ class HMASDAgent:
 
     def _decide_where_due(self, view: TensorView) -> None:
         decision = self.team.decide(view)
-        if decision is not None:
+        if decision is not None and self._coordinator_learns:
             self.high_storage.open(decision, view, self.coordinator_version)
 
     def store_transition(self, view: TensorView, acting: Acting, step: EnvStep) -> bool:
@@ -183,9 +189,12 @@ class HMASDAgent:
             },
         )
         ended = terminated | truncated
-        self.high_storage.add_reward(reward)
         closing = self.team.advance(ended).nonzero().squeeze(-1)
-        self.high_storage.close(closing, final.state, final.obs, terminated=terminated, ended=ended)
+        if self._coordinator_learns:
+            self.high_storage.add_reward(reward)
+            self.high_storage.close(
+                closing, final.state, final.obs, terminated=terminated, ended=ended
+            )
         if step.lost is not None:
             self.low_storage.discard(torch.from_numpy(step.lost).to(self.device, copy=True))
         self._next_view = next_view

@@ -30,6 +30,7 @@ SHAPE_SETTINGS = (
     "num_agent_skills",
     "skill_input",
     "critic_head",
+    "critic_input",
     "agent_id",
     "hidden_size",
     "coordinator_blocks",

@@ -14,7 +14,7 @@ from typing import Annotated, Any, NamedTuple
 import tyro
 
 from hmasd.config import Config
-from hmasd.presets import PRESETS
+from hmasd.presets import CHANGES, PRESETS
 from hmasd.settings import (
     ConfigError,
     Entry,
@@ -40,7 +40,8 @@ class CommandLine:
     """What can be given on the command line."""
 
     preset: str | None = None
-    """Named settings to start from, instead of config_1.py; the names are listed above."""
+    """Named settings to start from, instead of config_1.py; the names are listed above. Of several,
+    'paper_3m,mappo', each counts more than those before it."""
     config: Path | None = None
     """YAML file of settings, 'name: value' each; they count more than the preset's or
     config_1.py's, and less than the command line's."""
@@ -137,15 +138,17 @@ def _sources(argv: Sequence[str]) -> _Sources:
 
 
 def _start(preset: str | None) -> Config:
-    """The defaults with a preset or config_1.py over them."""
+    """The defaults with presets or config_1.py over them."""
     if preset is not None:
-        if preset not in PRESETS:
-            raise ConfigError(
-                f"there is no preset {preset!r}{nearest(preset, PRESETS)}; the presets are "
-                f"{', '.join(PRESETS)}"
-            )
-        place = f"preset {preset}"
-        return changed(Config(), {k: Entry(v, place) for k, v in PRESETS[preset].items()})
+        entries: dict[str, Entry] = {}
+        for name in preset.split(","):
+            if name not in PRESETS:
+                raise ConfigError(
+                    f"there is no preset {name!r}{nearest(name, PRESETS)}; the presets are "
+                    f"{', '.join(PRESETS)}"
+                )
+            entries |= {k: Entry(v, f"preset {name}") for k, v in PRESETS[name].items()}
+        return changed(Config(), entries)
     path = find_config_1()
     if path is None:
         return Config()
@@ -214,7 +217,8 @@ def _description(argv: Sequence[str]) -> str:
             "",
             f"Envs: {', '.join(env_names())}",
             "",
-            f"Presets: {', '.join(PRESETS)}",
+            f"Presets: {', '.join(name for name in PRESETS if name not in CHANGES)}",
+            f"Changes to lay over a preset, --preset NAME,CHANGE: {', '.join(CHANGES)}",
             "",
             "Exit codes: 0 done; 1 training failed; 2 bad input, nothing was run;",
             "after saving: 130 stopped by SIGINT, 143 by SIGTERM, 129 by SIGHUP (terminal closed).",

@@ -62,6 +62,12 @@ class Config:
     critic_head: Literal["team", "skill"] = "skill"
     """What the discoverer's critic tells apart: 'team': one value V_l(s, Z) for all agents (paper);
     'skill': one value per agent and its skill, V_l^i(s, Z, z^i), from the same single pass."""
+    critic_input: Literal["state", "obs"] = "state"
+    """What the discoverer's critic sees: 'state': the global state, one pass for all agents (paper,
+    MAPPO); 'obs': each agent's own observation and nothing of the others (IPPO)."""
+    high_level: Literal["coordinator", "random"] = "coordinator"
+    """Who chooses the skills. 'random': uniform chance, and nothing of the coordinator is computed;
+    with skill_interval = episode_length that is once per episode."""
     agent_id: bool = False
     """Append a one-hot agent number to every observation."""
     reset_hidden_on_skill: bool = False
@@ -71,9 +77,9 @@ class Config:
     extrinsic_coef: float = 0.0
     """Weight of the team reward in the discoverer's reward [lambda_e]."""
     team_coef: float = 0.1
-    """Weight of log q_D(Z | s) in the discoverer's reward [lambda_D]."""
+    """Weight of log q_D(Z | s) in the discoverer's reward [lambda_D]; 0: q_D is not trained."""
     individual_coef: float = 0.2
-    """Weight of log q_d(z | o, Z) in the discoverer's reward [lambda_d]."""
+    """Weight of log q_d(z | o, Z) in the discoverer's reward [lambda_d]; 0: q_d is not trained."""
     intrinsic_offset: Literal["none", "log_n"] = "none"
     """'none': the paper's log q, at most 0. 'log_n': adds log n to each, so that chance is worth 0
     and ending an episode early is not attractive."""

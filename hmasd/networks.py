@@ -36,6 +36,7 @@ class NetworkSizes(NamedTuple):
     skill_input: str
     skill_gain: float
     critic_head: str
+    critic_input: str
     coordinator_blocks: int
     coordinator_heads: int
 
@@ -286,15 +287,19 @@ class SkillCritic(nn.Module):
 
     With `critic_head` "team" one value V_l(s, Z) for all agents (the paper's). With "skill" one
     value per agent and individual skill, of which the one in force is read: V_l^i(s, Z, z^i).
+    With `critic_input` "obs" every agent is a sequence of its own, its observation in place of s.
     """
 
     def __init__(self, sizes: NetworkSizes) -> None:
         super().__init__()
         self.per_skill = sizes.critic_head == "skill"
-        self.heads = (sizes.num_agents, sizes.num_agent_skills) if self.per_skill else (1, 1)
+        self.sees_own = sizes.critic_input == "obs"
+        agents = 1 if self.sees_own else sizes.num_agents
+        self.heads = (agents, sizes.num_agent_skills) if self.per_skill else (1, 1)
         num_values = self.heads[0] * self.heads[1]
+        input_size = sizes.obs_size if self.sees_own else sizes.state_size
         self.body = SkillConditionedGRU(
-            sizes.state_size, sizes.num_team_skills, num_values, sizes, gains=(1.0, 1.0)
+            input_size, sizes.num_team_skills, num_values, sizes, gains=(1.0, 1.0)
         )
 
     def forward(
@@ -308,15 +313,39 @@ class SkillCritic(nn.Module):
         """Run L steps of B sequences.
 
         Args:
-            state: [L, B, S].
+            state: [L, B, S]; with `critic_input` "obs" the observations [L, B, N, O].
             team_skill: [L, B] int64.
             agent_skills: [L, B, N] int64.
-            hidden: [B, d] GRU state before the first step.
+            hidden: [B, d] (or [B, N, d]) GRU state before the first step.
             keep: [L, B], 0 where the GRU state restarts.
 
         Returns:
-            Values [L, B, V], V = N or (one for all agents) 1; GRU state after each step [L, B, d].
+            Values [L, B, V], V = N or (one for all agents) 1; GRU state after each step [L, B, d]
+            (or [L, B, N, d]).
         """
+        if not self.sees_own:
+            return self._values(state, team_skill, agent_skills, hidden, keep)
+        rows = agent_skills.shape[1:]  # B, N
+        per_agent = (x.unsqueeze(-1).expand_as(agent_skills).flatten(1) for x in (team_skill, keep))
+        team_skill, keep = per_agent
+        value, states = self._values(
+            state.flatten(1, 2),
+            team_skill,
+            agent_skills.flatten(1).unsqueeze(-1),  # [L, B * N, 1]
+            hidden.flatten(0, 1),
+            keep,
+        )
+        return value.squeeze(-1).unflatten(1, rows), states.unflatten(1, rows)
+
+    def _values(
+        self,
+        state: Tensor,
+        team_skill: Tensor,
+        agent_skills: Tensor,
+        hidden: Tensor,
+        keep: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """`forward` for sequences that are envs, or single agents."""
         value, states = self.body(state, team_skill, hidden, keep)
         if self.per_skill:
             skill = agent_skills.unsqueeze(-1)
@@ -379,6 +408,7 @@ def make_networks(
         skill_input=config.skill_input,
         skill_gain=config.skill_gain,
         critic_head=config.critic_head,
+        critic_input=config.critic_input,
         coordinator_blocks=config.coordinator_blocks,
         coordinator_heads=config.coordinator_heads,
     )

@@ -1,4 +1,7 @@
-"""Named settings: the paper's seven, and ours. Data only; `--preset NAME` chooses one."""
+"""Named settings: whole ones for a task, and changes to stand on them. Data only.
+
+`--preset NAME` chooses one; `--preset paper_3m,mappo` lays the second over the first.
+"""
 
 from __future__ import annotations
 
@@ -122,6 +125,31 @@ _ALICE_AND_BOB = _paper(
     discriminator_epochs=15,
 )
 
+_MAPPO: dict[str, Any] = {  # the discoverer with one skill and only the team reward
+    "high_level": "random",
+    "num_team_skills": 1,
+    "num_agent_skills": 1,
+    "extrinsic_coef": 1.0,
+    "team_coef": 0.0,
+    "individual_coef": 0.0,
+    "critic_head": "team",
+    "low_entropy_coef": 0.01,
+}
+
+CHANGES: dict[str, dict[str, Any]] = {
+    # other algorithms, in the same loop
+    "mappo": _MAPPO,
+    "ippo": _MAPPO | {"critic_input": "obs"},
+    # the paper's ablations; on Alice_and_Bob its own setting already has lambda_e = 0
+    "no_team_skill": {"num_team_skills": 1, "team_coef": 0.0},
+    "no_individual_skill": {"num_agent_skills": 1, "individual_coef": 0.0},
+    "no_extrinsic": {"extrinsic_coef": 0.0},
+    "no_intrinsic": {"extrinsic_coef": 1.0, "team_coef": 0.0, "individual_coef": 0.0},
+    # as long as any episode: one choice at its start
+    "no_high_level": {"high_level": "random", "skill_interval": 1_000_000},
+}
+"""Changes to whatever they are laid over, by name."""
+
 PRESETS: dict[str, dict[str, Any]] = {
     "paper_alice_and_bob": _ALICE_AND_BOB,
     "paper_3m": _smac("smac_3m", (25, 3, 3), (0.001, 0.01, 100.0, 0.1, 0.5)),
@@ -152,5 +180,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         "discoverer_epochs": 10,
         "discriminator_epochs": 5,
     },
+    **CHANGES,
 }
 """Settings by name of the preset; what a preset does not name keeps its default."""

@@ -80,17 +80,18 @@ class TrainedTeam:
 
         Args:
             num_envs: E.
-            seed: None: greedy play, the most likely choices; a number: choices are drawn.
+            seed: None: greedy play, the most likely choices (skills that training chose by chance
+                are drawn as with seed 0); a number: choices are drawn.
         """
         if num_envs < 1:
             raise ValueError(f"num_envs is {num_envs}, but must be at least 1")
-        device = torch.device(self.config.device)
+        generators = Generators.of_seed(seed or 0, torch.device(self.config.device))
         self._team = Team(
             self.config,
             self._networks.coordinator,
             self._networks.actor,
             (num_envs, self.num_agents),
-            Generators.of_seed(seed, device),
+            generators.greedy(self.config) if seed is None else generators,
         )
         self._team.forced = self._forced
         self._num_envs = num_envs

@@ -145,10 +145,10 @@ class ActorBatch(NamedTuple):
 class CriticBatch(NamedTuple):
     """A round as the critic learns from it: M = T / L * E recurrent chunks of L steps."""
 
-    state: Tensor  # [L, M, S]
+    state: Tensor  # [L, M, S], or [L, M, N, O] where each agent is valued by what it sees
     team_skill: Tensor  # [L, M]
     agent_skills: Tensor  # [L, M, N]
-    hidden: Tensor  # [M, d]
+    hidden: Tensor  # [M, d], or [M, N, d]
     keep: Tensor  # [L, M]
     value: Tensor  # [L, M, V] before the update, normalised units; V = N, or 1 for all agents
     target: Tensor  # [L, M, N] each agent's return, normalised units

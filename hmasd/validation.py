@@ -51,28 +51,38 @@ def describe(config: Config) -> str:
     interval = config.skill_interval
     rounds = -(-config.total_steps // config.batch_size)
     per_episode = -(-length // interval)
-    after, closed, cut = first_coordinator_update(config)
     lines = [
         f"{config.env}, seed {config.seed}, {config.device}, {config.threads} thread(s)",
         f"round: {envs} envs x {steps} steps = {config.batch_size:,} samples; "
         f"{rounds:,} rounds x {config.batch_size:,} = {rounds * config.batch_size:,} env steps",
         f"skills: a new decision every {interval} steps and at each episode's start, so an episode "
         f"of {length} steps has ceil({length} / {interval}) = {per_episode} segments",
-        f"coordinator: updated when {config.high_level_batch_size:,} segments are closed; if no "
-        f"episode ends early that is first after {after:,} round(s), with {closed:,} closed "
-        f"segments and {cut} more cut by the update",
+        *_describe_coordinator(config, rounds),
     ]
     if interval > length:
         lines.append(
             f"note: skill_interval {interval} is longer than an episode ({length} steps): every "
             "segment is a whole episode"
         )
+    return "\n".join(lines)
+
+
+def _describe_coordinator(config: Config, rounds: int) -> Iterator[str]:
+    """When it learns, if it does."""
+    if config.high_level == "random":
+        yield "coordinator: none, skills are chosen by chance"
+        return
+    after, closed, cut = first_coordinator_update(config)
+    yield (
+        f"coordinator: updated when {config.high_level_batch_size:,} segments are closed; if no "
+        f"episode ends early that is first after {after:,} round(s), with {closed:,} closed "
+        f"segments and {cut} more cut by the update"
+    )
     if after > rounds:
-        lines.append(
+        yield (
             f"note: {after:,} rounds are more than the run's {rounds:,}: the coordinator may never "
             f"learn; lower high_level_batch_size or raise total_steps"
         )
-    return "\n".join(lines)
 
 
 def first_coordinator_update(config: Config) -> tuple[int, int, int]:

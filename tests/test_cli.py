@@ -55,6 +55,16 @@ def test_a_preset_stands_in_for_config_1(folder):
     assert (config.skill_interval, config.num_envs) == (50, 16)
 
 
+def test_of_several_presets_the_last_counts_most(folder):
+    config = cli.load_config(["--preset", "paper_alice_and_bob,mappo", "--clip", "0.3"])
+    assert (config.skill_input, config.discoverer_epochs) == ("output", 15)
+    assert (config.num_agent_skills, config.extrinsic_coef, config.clip) == (1, 1.0, 0.3)
+    swapped = cli.load_config(["--preset", "mappo,paper_alice_and_bob"])
+    assert (swapped.num_agent_skills, swapped.extrinsic_coef) == (4, 0.0)
+    with pytest.raises(ConfigError, match=r"no preset 'mapo'.*did you mean 'mappo'"):
+        cli.load_config(["--preset", "alice_and_bob,mapo"])
+
+
 def test_a_checkpoints_settings_stand_in_for_config_1(folder):
     write(folder, "config_1.py", "seed = 2\nclip = 0.3\n")
     yaml = write(folder, "a.yaml", "gamma: 0.5\n")

@@ -15,6 +15,7 @@ import torch
 from hmasd.agent import HMASDAgent
 from hmasd.config import Config
 from hmasd.envs import registry
+from hmasd.presets import CHANGES
 from hmasd.rollout.segments import SegmentStorage
 from hmasd.rollout.skill_clock import SkillClock
 from hmasd.types import EnvStep
@@ -202,6 +203,21 @@ def test_what_a_lost_env_showed_changes_no_parameter(config: Config, rounds_kept
     changed = {name.split(".")[0] for name in differences(fine, shown)}  # the control
     discriminators = {"team_discriminator", "individual_discriminator"}
     assert changed >= {"coordinator", "actor", "critic"} | discriminators
+
+
+BASELINES = {"mappo": {"actor", "critic"}, "ippo": {"actor", "critic"}}  # and what they train
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_the_baselines_leave_lost_envs_out(config: Config, name: str) -> None:
+    config = dataclasses.replace(config, **CHANGES[name])
+    one, metrics = parameters_after_a_round(config, {3: (1,)}, 0.0)
+    other, disturbed = parameters_after_a_round(config, {3: (1,)}, 7.0)
+    assert metrics["sync/discarded_samples"] == 4 and disturbed == metrics
+    assert differences(one, other) == []
+    fine, _ = parameters_after_a_round(config, {}, 0.0)
+    shown, _ = parameters_after_a_round(config, {}, 7.0)
+    assert {name.split(".")[0] for name in differences(fine, shown)} >= BASELINES[name]
 
 
 def test_a_round_that_loses_every_env_changes_no_low_level_network(

@@ -3,8 +3,9 @@
 import pytest
 
 from hmasd.config import Config
-from hmasd.presets import PRESETS
+from hmasd.presets import CHANGES, PRESETS
 from hmasd.settings import Entry, checked, field_types
+from hmasd.validation import validate
 
 TABLE_2 = {  # lr, episode length, env steps, eval episodes, skill at, discriminators' steps
     "alice_and_bob": "5e-4 100 3e6 100 output",
@@ -63,5 +64,15 @@ def test_every_preset_names_fields_and_gives_their_types(name):
     assert values == PRESETS[name]
 
 
-def test_the_presets_are_the_papers_seven_and_ours():
-    assert set(PRESETS) == {f"paper_{row[1]}" for row in ROWS} | {"alice_and_bob"}
+def test_the_presets_are_the_papers_seven_ours_and_changes_to_them():
+    tasks = {f"paper_{row[1]}" for row in ROWS} | {"alice_and_bob"}
+    assert set(PRESETS) == tasks | set(CHANGES)
+    assert not tasks & set(CHANGES)
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_change_fits_every_task(name, tmp_path):
+    for task in ("paper_alice_and_bob", "alice_and_bob"):
+        settings = PRESETS[task] | CHANGES[name]
+        validate(Config(**settings, output_dir=str(tmp_path)))
+        assert settings != PRESETS[task] or name == "no_extrinsic"  # these have no lambda_e

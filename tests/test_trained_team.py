@@ -16,6 +16,7 @@ from hmasd import checkpoint
 from hmasd.checkpoint import CheckpointError
 from hmasd.config import Config
 from hmasd.envs import registry
+from hmasd.presets import CHANGES
 from hmasd.settings import ConfigError
 from hmasd.trained_team import TrainedTeam
 from hmasd.training import evaluation
@@ -77,6 +78,8 @@ VARIANTS = [
     {"critic_head": "team", "skill_input": "input"},
     {"env": "point", "skill_interval": 2},
     {"env": "masked", "episode_length": 9},
+    CHANGES["mappo"],
+    CHANGES["ippo"] | {"agent_id": True},
 ]
 
 
@@ -272,3 +275,19 @@ def test_files_that_hold_no_team_are_refused(config: Config, tmp_path: Path) -> 
     agent.save_model(path, config=dataclasses.asdict(config) | {"warp": 9})
     with pytest.raises(ConfigError, match="no setting 'warp'"):
         TrainedTeam.load(path)
+
+
+def test_skills_that_training_chose_by_chance_stay_so(config: Config) -> None:
+    _, path = saved(dataclasses.replace(config, **CHANGES["no_high_level"]))
+    team = TrainedTeam.load(path)
+    obs, state = np.zeros((40, 2, team.obs_size)), np.zeros((40, team.state_size))
+    team.reset(num_envs=40)
+    team.act(obs, state)
+    seen = team.team_skill, team.agent_skills
+    assert set(seen[0]) == {0, 1} and set(seen[1].ravel()) == {0, 1, 2}
+    team.reset(num_envs=40)
+    team.act(obs, state)
+    assert (team.agent_skills == seen[1]).all(), "greedy play is the same every time"
+    team.force(team_skill=1, agent_skills=[2, 0])
+    team.act(obs, state)
+    assert (team.team_skill == 1).all() and (team.agent_skills == [2, 0]).all()

@@ -62,6 +62,11 @@ def test_each_problem_is_named(good, change, expected):
     assert re.search(expected, problems(dataclasses.replace(good, **change)))
 
 
+def test_skills_by_chance_are_described_without_a_coordinators_clock(good):
+    assert "chosen by chance" in describe(dataclasses.replace(good, high_level="random"))
+    assert "chosen by chance" not in describe(good)
+
+
 def test_all_problems_are_listed(good):
     bad = dataclasses.replace(good, batch_size=1000, skill_interval=0, env="x", clip=-1.0)
     text = problems(bad)

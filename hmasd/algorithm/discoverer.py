@@ -19,7 +19,7 @@ from hmasd.types import ActorBatch, CriticBatch, LowRollout
 class RoundTail(NamedTuple):
     """What the round's last values bootstrap from."""
 
-    critic_hidden: Tensor  # [E, d] GRU state before the round's first step
+    critic_hidden: Tensor  # [E, d] (or [E, N, d]) GRU state before the round's first step
     team_skill: Tensor  # [E] in force at the step after the round
     agent_skills: Tensor  # [E, N] likewise
     restart: Tensor  # [E] bool, the GRU state restarts before that step though the episode goes on
@@ -30,8 +30,8 @@ class CriticPass(NamedTuple):
 
     value: Tensor  # [T, E, V] normalised units; V = N, or 1 for all agents
     next_value: Tensor  # [T, E, V] normalised units, of the state that each step reached
-    hidden: Tensor  # [T, E, d] GRU state before each step (before a restart)
-    last_hidden: Tensor  # [E, d] GRU state after the round
+    hidden: Tensor  # [T, E, d] (or [T, E, N, d]) GRU state before each step (before a restart)
+    last_hidden: Tensor  # [E, d] (or [E, N, d]) GRU state after the round
 
 
 @torch.no_grad()
@@ -39,7 +39,8 @@ def critic_pass(critic: SkillCritic, rollout: LowRollout, tail: RoundTail) -> Cr
     """Values of a round and of what it bootstraps from, in two batched forward passes."""
     keep = (~rollout.restart).to(rollout.state.dtype)
     skills = (rollout.team_skill, rollout.agent_skills)
-    value, states = critic(rollout.state, *skills, tail.critic_hidden, keep)
+    seen, next_seen = seen_by(critic, rollout)
+    value, states = critic(seen, *skills, tail.critic_hidden, keep)
     hidden = torch.cat([tail.critic_hidden.unsqueeze(0), states[:-1]])
     next_value = torch.cat([value[1:], torch.zeros_like(value[:1])])
 
@@ -54,7 +55,7 @@ def critic_pass(critic: SkillCritic, rollout: LowRollout, tail: RoundTail) -> Cr
     )
     goes_on = (~(at_round_end & tail.restart[e])).to(value.dtype)
     bootstrap, _ = critic(
-        rollout.next_state[t, e].unsqueeze(0),
+        next_seen[t, e].unsqueeze(0),
         team_skill.unsqueeze(0),
         agent_skills.unsqueeze(0),
         states[t, e],
@@ -62,6 +63,13 @@ def critic_pass(critic: SkillCritic, rollout: LowRollout, tail: RoundTail) -> Cr
     )
     next_value[t, e] = bootstrap[0]
     return CriticPass(value, next_value, hidden, states[-1])
+
+
+def seen_by(critic: SkillCritic, rollout: LowRollout) -> tuple[Tensor, Tensor]:
+    """What the critic looks at before and after each step: [T, E, S], or [T, E, N, O] each."""
+    if critic.sees_own:
+        return rollout.obs, rollout.next_obs
+    return rollout.state, rollout.next_state
 
 
 def to_chunks(x: Tensor, chunk: int) -> Tensor:
@@ -137,7 +145,7 @@ class Discoverer:
             return to_chunks(x, chunk).flatten(1, 2)
 
         return CriticBatch(
-            state=rows(rollout.state),
+            state=rows(seen_by(self.critic, rollout)[0]),
             team_skill=rows(rollout.team_skill),
             agent_skills=rows(rollout.agent_skills),
             hidden=passed.hidden[::chunk].flatten(0, 1),

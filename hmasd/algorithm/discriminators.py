@@ -75,49 +75,65 @@ class Discriminators:
         self.config = config
         self.team = team
         self.individual = individual
+        # A discriminator whose reward has no weight is neither asked nor trained.
+        self.team_counts = config.team_coef > 0
+        self.individual_counts = config.individual_coef > 0
         self.history = PairHistory(config.discriminator_rounds)
         self.team_learner = Learner("team discriminator", team, config)
         self.individual_learner = Learner("individual discriminator", individual, config)
 
     @torch.no_grad()
     def log_probs(self, rollout: LowRollout) -> tuple[Tensor, Tensor]:
-        """Log q_D(Z | s_{t+1}) [T, E] and log q_d(z^i | o^i_{t+1}, Z) [T, E, N]."""
-        team_skill = rollout.team_skill
-        team = self.team(rollout.next_state)
-        skills = team_skill.unsqueeze(-1).expand_as(rollout.agent_skills)
-        individual = self.individual(rollout.next_obs, skills)
-        return (
-            score_categorical(team, team_skill).logp,
-            score_categorical(individual, rollout.agent_skills).logp,
-        )
+        """Log q_D(Z | s_{t+1}) [T, E] and log q_d(z^i | o^i_{t+1}, Z) [T, E, N]; 0 if not asked."""
+        team_logp = torch.zeros_like(rollout.reward)
+        individual_logp = torch.zeros_like(rollout.logp)
+        if self.team_counts:
+            logits = self.team(rollout.next_state)
+            team_logp = score_categorical(logits, rollout.team_skill).logp
+        if self.individual_counts:
+            skills = rollout.team_skill.unsqueeze(-1).expand_as(rollout.agent_skills)
+            logits = self.individual(rollout.next_obs, skills)
+            individual_logp = score_categorical(logits, rollout.agent_skills).logp
+        return team_logp, individual_logp
 
     def update(self, rollout: LowRollout, generator: torch.Generator) -> dict[str, float]:
-        """All gradient steps of one round; returns the metrics `disc/...`."""
+        """All gradient steps of one round; returns the metrics `disc/...` of those trained."""
+        chance = {}
+        if self.team_counts:
+            chance["disc/team_chance"] = 1 / self.config.num_team_skills
+        if self.individual_counts:
+            chance["disc/individual_chance"] = 1 / self.config.num_agent_skills
+        if not chance:
+            return {}
         self.history.add(rollout)
         means = Means()
         for _ in range(self.config.discriminator_epochs):
-            self._step(self.history.sample(generator), means)
-        chance = {
-            "disc/team_chance": 1 / self.config.num_team_skills,
-            "disc/individual_chance": 1 / self.config.num_agent_skills,
-        }
+            pairs = self.history.sample(generator)
+            if self.team_counts:
+                self._team_step(pairs, means)
+            if self.individual_counts:
+                self._individual_step(pairs, means)
         return means.result("disc") | chance
 
-    def _step(self, pairs: dict[str, Tensor], means: Means) -> None:
-        skills = pairs["team_skill"].unsqueeze(-1).expand_as(pairs["agent_skills"])
-        weight = team_weight = None
-        if "alive" in pairs:
-            weight = pairs["alive"].to(pairs["obs"].dtype)
-            team_weight = weight.amax(-1)  # a step counts for the team if any agent lives
-        team_logits, team_roughness = self._score(self.team, pairs, "state", (), team_weight)
-        logits, roughness = self._score(self.individual, pairs, "obs", (skills,), weight)
-        team = losses.skill_loss(team_logits, pairs["team_skill"], team_weight)
-        individual = losses.skill_loss(logits, pairs["agent_skills"], weight)
+    def _team_step(self, pairs: dict[str, Tensor], means: Means) -> None:
+        weight = None
+        if "alive" in pairs:  # a step counts for the team if any agent lives
+            weight = pairs["alive"].to(pairs["obs"].dtype).amax(-1)
+        logits, roughness = self._score(self.team, pairs, "state", (), weight)
+        team = losses.skill_loss(logits, pairs["team_skill"], weight)
         means.add(
             team_loss=team.loss,
             team_accuracy=team.accuracy,
-            team_roughness=team_roughness,
-            team_grad_norm=self.team_learner.step(team.loss + team_roughness),
+            team_roughness=roughness,
+            team_grad_norm=self.team_learner.step(team.loss + roughness),
+        )
+
+    def _individual_step(self, pairs: dict[str, Tensor], means: Means) -> None:
+        skills = pairs["team_skill"].unsqueeze(-1).expand_as(pairs["agent_skills"])
+        weight = pairs["alive"].to(pairs["obs"].dtype) if "alive" in pairs else None
+        logits, roughness = self._score(self.individual, pairs, "obs", (skills,), weight)
+        individual = losses.skill_loss(logits, pairs["agent_skills"], weight)
+        means.add(
             individual_loss=individual.loss,
             individual_accuracy=individual.accuracy,
             individual_roughness=roughness,

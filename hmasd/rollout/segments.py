@@ -121,6 +121,8 @@ class SegmentStorage:
         Their open segments go, and those that closed since `end_round`. What they closed in earlier
         rounds stays, and is bootstrapped where it breaks off.
         """
+        if not self._open:  # nothing was ever decided
+            return
         self._open["length"][lost] = 0
         if not self._closed:
             return

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from hmasd.config import Config
+from hmasd.modules import distributions
 from hmasd.networks import SkillActor, SkillCoordinator
 from hmasd.rollout.skill_clock import SkillClock
 from hmasd.types import Decision, EnvView, TensorView
@@ -31,11 +32,13 @@ class Generators(NamedTuple):
     action: torch.Generator | None
 
     @classmethod
-    def of_seed(cls, seed: int | None, device: torch.device) -> Generators:
-        """Both from one seed; None: greedy play."""
-        if seed is None:
-            return cls(None, None)
+    def of_seed(cls, seed: int, device: torch.device) -> Generators:
+        """Both from one seed."""
         return cls(*(torch.Generator(device).manual_seed(2 * seed + i) for i in range(2)))
+
+    def greedy(self, config: Config) -> Generators:
+        """Only what greedy play needs: skills that are chosen by chance stay so."""
+        return Generators(self.skill if config.high_level == "random" else None, None)
 
 
 class Team:
@@ -81,14 +84,34 @@ class Team:
         envs = self.clock.due.nonzero().squeeze(-1)
         if len(envs) == 0:
             return None
-        choice = self.coordinator.act(
-            view.state[envs], view.obs[envs], self.generators.skill, self.forced
-        )
-        decision = Decision(envs, *choice)
+        if self.config.high_level == "random":
+            decision = self._draw_skills(envs)
+        else:
+            choice = self.coordinator.act(
+                view.state[envs], view.obs[envs], self.generators.skill, self.forced
+            )
+            decision = Decision(envs, *choice)
         self.clock.start(decision)
         if self.config.reset_hidden_on_skill:
             self.restart[envs] = True
         return decision
+
+    def _draw_skills(self, envs: Tensor) -> Decision:
+        """All skills equally likely, for some envs [n]; without generator: the first ones."""
+        config, num_agents = self.config, self.hidden.shape[1]
+        tokens = ((1, config.num_team_skills), (num_agents, config.num_agent_skills))
+        team, agents = (
+            distributions.sample_categorical(
+                self.hidden.new_zeros(len(envs), token, num), self.generators.skill
+            )
+            for token, num in tokens
+        )
+        skills = torch.cat([team.choice, agents.choice], dim=1)  # [n, N+1]
+        for token, given in enumerate(self.forced or ()):
+            if given is not None:
+                skills[:, token] = given
+        logp = torch.cat([team.logp, agents.logp], dim=1)
+        return Decision(envs, skills[:, 0], skills[:, 1:], logp)
 
     @torch.no_grad()
     def act(self, view: TensorView) -> TeamAction:

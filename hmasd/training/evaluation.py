@@ -34,12 +34,15 @@ def play_episodes(
     Args:
         config: settings of the run.
         networks: of which the coordinator and the actor play.
-        mode: "greedy" (most likely choices at both levels) or "stochastic".
+        mode: "greedy" (most likely choices at both levels; skills that are chosen by chance stay
+            so) or "stochastic".
         num_episodes: how many.
         seed: decides starts and choices; the same seed gives the same episodes.
     """
     device = next(networks.actor.parameters()).device
-    generators = Generators.of_seed(seed if mode == "stochastic" else None, device)
+    generators = Generators.of_seed(seed, device)
+    if mode == "greedy":
+        generators = generators.greedy(config)
     tracker = EpisodeTracker(num_episodes)
     first: dict[int, Episode] = {}
     # Made like training's, so that a game that hangs or dies is found here, too.
