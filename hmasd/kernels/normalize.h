@@ -13,12 +13,20 @@ namespace hmasd {
 
 constexpr int64_t kCommonUnits = 64;  // the number of columns that is compiled for
 
-// A sum over a row in four parts, so that no addition waits for the one before.
+// A sum over a row. Where the compiler knows the row's length it keeps four parts in registers, so
+// that no addition waits for the one before.
+template <int64_t kUnits>
 struct RowSum {
-  Vec parts[4] = {};
+  static constexpr int64_t kParts = kUnits ? 4 : 1;
+  Vec parts[kParts] = {};
 
-  void add(int64_t column, Vec value) { parts[column / kWidth % 4] += value; }
-  Vec total() const { return sum_lanes((parts[0] + parts[1]) + (parts[2] + parts[3])); }
+  void add(int64_t column, Vec value) { parts[column / kWidth % kParts] += value; }
+
+  Vec total() const {
+    Vec sum = parts[0];
+    for (int64_t i = 1; i < kParts; ++i) sum += parts[i];
+    return sum_lanes(sum);
+  }
 };
 
 // NaN stays NaN, as in torch.
@@ -44,7 +52,7 @@ inline void normalize_row(const float* x, const float* weight, const float* bias
                           int64_t count, float* moments, float* out) {
   const int64_t units = kUnits ? kUnits : count;
   const Vec share = splat(1.0f / static_cast<float>(units));
-  RowSum sum, squares;
+  RowSum<kUnits> sum, squares;
   for_each_vector(units, [&](int64_t j, int64_t part) {
     sum.add(j, activate<kRelu>(load_part(x + j, part)));
   });
@@ -67,7 +75,7 @@ inline void normalize_row_backward(float* grad, const float* x, const float* wei
   const int64_t units = kUnits ? kUnits : count;
   const Vec share = splat(1.0f / static_cast<float>(units));
   const Vec mean = splat(moments[0]), rstd = splat(moments[1]);
-  RowSum sum, along;
+  RowSum<kUnits> sum, along;
   for_each_vector(units, [&](int64_t j, int64_t part) {
     const Vec read = load(grad + j), up = part == kWidth ? read : first_lanes(read, part);
     const Vec hat = (activate<kRelu>(load_part(x + j, part)) - mean) * rstd;
