@@ -221,22 +221,28 @@ class HMASDAgent:
         metrics = self._forget_lost() | self._round_metrics(rollout)
         if self.high_storage.num_closed >= self.config.high_level_batch_size:
             metrics |= self._update_coordinator(self._next_view)
+        if self.config.low_level == "discoverer":
+            metrics |= self._update_discoverer(rollout, self._next_view)
+        self.low_storage.clear()
+        self.high_storage.end_round()
+        return metrics
+
+    def _update_discoverer(self, rollout: LowRollout, next_view: TensorView) -> dict[str, float]:
+        """Reward, advantages and update of the low level, then the discriminators'."""
         # The round's last values are those under the skills of the next step, drawn here once.
-        self._decide_where_due(self._next_view)
+        self._decide_where_due(next_view)
         clock = self.team.clock
         tail = RoundTail(
             self.critic_hidden, clock.team_skill, clock.agent_skills, self.team.restart
         )
         passed = critic_pass(self.networks.critic, rollout, tail)
-        if rollout.alive is None or bool(rollout.alive.any()):  # else every env was lost
-            parts = self._intrinsic_rewards(rollout)
-            metrics |= _reward_metrics(parts, rollout.alive)
-            prepared = self.discoverer.prepare(rollout, parts.mixed, passed)
-            metrics |= self.discoverer.update(*prepared)
-            metrics |= self.discriminators.update(rollout, self.generators["shuffle"])
         self.critic_hidden = passed.last_hidden
-        self.low_storage.clear()
-        self.high_storage.end_round()
+        if rollout.alive is not None and not bool(rollout.alive.any()):
+            return {}  # every env was lost
+        parts = self._intrinsic_rewards(rollout)
+        metrics = _reward_metrics(parts, rollout.alive)
+        metrics |= self.discoverer.update(*self.discoverer.prepare(rollout, parts.mixed, passed))
+        metrics |= self.discriminators.update(rollout, self.generators["shuffle"])
         return metrics
 
     def _forget_lost(self) -> dict[str, float]:
@@ -301,7 +307,7 @@ class HMASDAgent:
         if len(team) == 0:
             return {}
         return usage(team, self.config.num_team_skills, "skill/team") | usage(
-            agents, self.config.num_agent_skills, "skill/agent"
+            agents, self.networks.coordinator.num_agent_skills, "skill/agent"
         )
 
     # --- saving -------------------------------------------------------------------------------

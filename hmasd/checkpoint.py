@@ -31,6 +31,7 @@ SHAPE_SETTINGS = (
     "skill_input",
     "critic_head",
     "critic_input",
+    "low_level",
     "agent_id",
     "hidden_size",
     "coordinator_blocks",

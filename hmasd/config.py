@@ -68,6 +68,10 @@ class Config:
     high_level: Literal["coordinator", "random"] = "coordinator"
     """Who chooses the skills. 'random': uniform chance, and nothing of the coordinator is computed;
     with skill_interval = episode_length that is once per episode."""
+    low_level: Literal["discoverer", "action"] = "discoverer"
+    """What an individual skill is. 'discoverer': what the discoverer's policy acts under. 'action':
+    the action itself, repeated for skill_interval steps; with an interval of 1 that is MAT. The
+    number of skills is then the env's number of actions, and there is no discoverer."""
     agent_id: bool = False
     """Append a one-hot agent number to every observation."""
     reset_hidden_on_skill: bool = False

@@ -123,6 +123,7 @@ class SkillCoordinator(nn.Module):
         state: Tensor,
         obs: Tensor,
         generator: torch.Generator | None,
+        mask: Tensor | None = None,
         forced: Sequence[int | None] | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Choose skills for B teams; without generator: the most likely ones.
@@ -131,8 +132,9 @@ class SkillCoordinator(nn.Module):
             state: [B, S].
             obs: [B, N, O].
             generator: of the draws.
+            mask: [B, N, n_z] bool, individual skills that may be chosen; None: all.
             forced: Z, z^1..z^N that are not chosen but given, None where they are chosen. Later
-                choices know of given ones as of chosen ones.
+                choices know of given ones as of chosen ones. The mask does not hold them back.
 
         Returns:
             team_skill [B], agent_skills [B, N], logp [B, N+1].
@@ -145,7 +147,8 @@ class SkillCoordinator(nn.Module):
             of_token = encoded[:, token : token + 1]
             decoded = self._decode(of_token, word.unsqueeze(-1), caches).squeeze(1)
             head = self.agent_head if token else self.team_head
-            logits = head(decoded)
+            allowed = mask[:, token - 1] if token and mask is not None else None
+            logits = distributions.mask_logits(head(decoded), allowed)
             choice, logp = distributions.sample_categorical(logits, generator)
             given = None if forced is None else forced[token]
             if given is not None:
@@ -157,7 +160,12 @@ class SkillCoordinator(nn.Module):
         return choices[0], torch.stack(choices[1:], dim=-1), torch.stack(logps, dim=-1)
 
     def evaluate(
-        self, state: Tensor, obs: Tensor, team_skill: Tensor, agent_skills: Tensor
+        self,
+        state: Tensor,
+        obs: Tensor,
+        team_skill: Tensor,
+        agent_skills: Tensor,
+        mask: Tensor | None = None,
     ) -> ChoiceScores:
         """Score choices already made, all tokens in one teacher-forced pass.
 
@@ -166,6 +174,7 @@ class SkillCoordinator(nn.Module):
             obs: [B, N, O].
             team_skill: [B] int64.
             agent_skills: [B, N] int64.
+            mask: [B, N, n_z] bool, individual skills that could be chosen; None: all.
         """
         encoded = self.encode(state, obs)
         decoded = self._decode(encoded, self._words(team_skill, agent_skills[:, :-1]))
@@ -173,7 +182,7 @@ class SkillCoordinator(nn.Module):
             self.team_head(decoded[:, :1]), team_skill.unsqueeze(-1)
         )  # [B, 1]
         agents = distributions.score_categorical(
-            self.agent_head(decoded[:, 1:]), agent_skills
+            distributions.mask_logits(self.agent_head(decoded[:, 1:]), mask), agent_skills
         )  # [B, N]
         logp, entropy = (torch.cat(pair, dim=-1) for pair in zip(team, agents, strict=True))
         return ChoiceScores(logp, entropy, self.value(encoded))
@@ -403,7 +412,7 @@ def make_networks(
         obs_size=obs_size + (num_agents if config.agent_id else 0),
         state_size=state_size,
         num_team_skills=config.num_team_skills,
-        num_agent_skills=config.num_agent_skills,
+        num_agent_skills=_num_agent_skills(config, action_space),
         hidden_size=config.hidden_size,
         skill_input=config.skill_input,
         skill_gain=config.skill_gain,
@@ -415,3 +424,19 @@ def make_networks(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         return HMASDNetworks(sizes, action_space).to(config.device)
+
+
+def _num_agent_skills(config: Config, action_space: Space) -> int:
+    """n_z: the setting, or the number of actions where the skills are the actions.
+
+    Raises:
+        ValueError: the actions cannot be counted.
+    """
+    if config.low_level == "discoverer":
+        return config.num_agent_skills
+    if not isinstance(action_space, Discrete):
+        raise ValueError(
+            f"low_level = 'action' chooses among a number of actions, but {config.env} has "
+            f"{action_space}; use low_level = 'discoverer'"
+        )
+    return int(action_space.n)

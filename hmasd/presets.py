@@ -140,6 +140,14 @@ CHANGES: dict[str, dict[str, Any]] = {
     # other algorithms, in the same loop
     "mappo": _MAPPO,
     "ippo": _MAPPO | {"critic_input": "obs"},
+    "mat": {
+        "low_level": "action",
+        "num_team_skills": 1,
+        "skill_interval": 1,
+        "high_level_batch_size": 1,  # every round
+        "high_entropy_coef": 0.01,
+        "advantage_floor": 0.0,
+    },
     # the paper's ablations; on Alice_and_Bob its own setting already has lambda_e = 0
     "no_team_skill": {"num_team_skills": 1, "team_coef": 0.0},
     "no_individual_skill": {"num_agent_skills": 1, "individual_coef": 0.0},

@@ -110,16 +110,16 @@ class TrainedTeam:
         Raises:
             ValueError: There is no such skill, or not one for each agent.
         """
-        config, agents = self.config, [None] * self.num_agents
+        agents, coordinator = [None] * self.num_agents, self._networks.coordinator
         given = agents if agent_skills is None else list(agent_skills)
         if len(given) != self.num_agents:
             raise ValueError(
                 f"{len(given)} agent skills {tuple(given)} for {self.num_agents} agents: give one "
                 "for each"
             )
-        _check_skill("team skill Z", team_skill, config.num_team_skills)
+        _check_skill("team skill Z", team_skill, coordinator.num_team_skills)
         for agent, skill in enumerate(given):
-            _check_skill(f"agent {agent}'s skill z", skill, config.num_agent_skills)
+            _check_skill(f"agent {agent}'s skill z", skill, coordinator.num_agent_skills)
         self._forced = [team_skill, *given]
         self._team.forced = self._forced
         self._decide_anew = True

@@ -63,6 +63,7 @@ class Decision(NamedTuple):
     team_skill: Tensor  # [n]
     agent_skills: Tensor  # [n, N]
     logp: Tensor  # [n, N+1], token 0 is the team skill
+    mask: Tensor | None = None  # [n, N, A] bool, where skills are actions: those allowed
 
 
 class Acting(NamedTuple):
@@ -117,6 +118,7 @@ class HighRollout(NamedTuple):
     next_obs: Tensor  # [D, N, O]
     coordinator_version: Tensor  # [D] int64
     alive: Tensor  # [D, N] bool, at the decision
+    mask: Tensor | None = None  # [D, N, A] bool, where skills are actions: those allowed
 
 
 class RewardParts(NamedTuple):
@@ -167,3 +169,4 @@ class HighBatch(NamedTuple):
     value: Tensor  # [D, N+1] before the update, normalised units
     target: Tensor  # [D, N+1] normalised units
     weight: Tensor | None  # [D, N+1], 0 for dead agents
+    mask: Tensor | None = None  # [D, N, A] bool, where skills are actions: those allowed

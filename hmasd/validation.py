@@ -37,6 +37,7 @@ def validate(config: Config) -> None:
         *_range_problems(config),
         *_round_problems(config),
         *_network_problems(config),
+        *_level_problems(config),
         *_env_problems(config),
         *_device_problems(config),
         *_file_problems(config),
@@ -154,6 +155,14 @@ def _network_problems(config: Config) -> Iterator[str]:
             f"hidden_size = {size} is not a multiple of coordinator_heads = {heads}: each head has "
             f"hidden_size / coordinator_heads features; choose {max(1, size // heads) * heads} or "
             f"{(size // heads + 1) * heads}"
+        )
+
+
+def _level_problems(config: Config) -> Iterator[str]:
+    if config.high_level == "random" and config.low_level == "action":
+        yield (
+            "high_level = 'random' with low_level = 'action' plays at random and learns nothing: "
+            "set high_level = 'coordinator' or low_level = 'discoverer'"
         )
 
 

@@ -205,7 +205,11 @@ def test_what_a_lost_env_showed_changes_no_parameter(config: Config, rounds_kept
     assert changed >= {"coordinator", "actor", "critic"} | discriminators
 
 
-BASELINES = {"mappo": {"actor", "critic"}, "ippo": {"actor", "critic"}}  # and what they train
+BASELINES = {  # and what they train
+    "mappo": {"actor", "critic"},
+    "ippo": {"actor", "critic"},
+    "mat": {"coordinator"},
+}
 
 
 @pytest.mark.parametrize("name", BASELINES)

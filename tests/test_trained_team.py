@@ -80,6 +80,8 @@ VARIANTS = [
     {"env": "masked", "episode_length": 9},
     CHANGES["mappo"],
     CHANGES["ippo"] | {"agent_id": True},
+    CHANGES["mat"],
+    CHANGES["mat"] | {"env": "masked", "episode_length": 9},
 ]
 
 

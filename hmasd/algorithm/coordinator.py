@@ -61,6 +61,7 @@ class Coordinator:
             value=value,
             target=self.normalizer.normalize(target),
             weight=weight,
+            mask=segments.mask,
         )
 
     def _advantage(self, segments: HighRollout, value: Tensor, next_value: Tensor) -> Tensor:
@@ -102,7 +103,9 @@ class Coordinator:
 
     def _step(self, batch: HighBatch, means: Means) -> Tensor:
         config = self.config
-        scores = self.network.evaluate(batch.state, batch.obs, batch.team_skill, batch.agent_skills)
+        scores = self.network.evaluate(
+            batch.state, batch.obs, batch.team_skill, batch.agent_skills, batch.mask
+        )
         policy = losses.policy_loss(
             scores.logp, batch.logp, batch.advantage, config.clip, batch.weight
         )

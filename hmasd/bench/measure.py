@@ -65,7 +65,8 @@ def measure(folder: Path, episodes: int) -> None:
         raise FileNotFoundError(f"{folder} holds no evaluations: train with eval_interval above 0")
     best = best_evaluation(read_lines(training / EVALUATIONS_FILE))
     config, networks = load_policy(checkpoint.policy_path(folder / "models", best))
-    kept = _diagnose(folder, training, config)
+    num_skills = config.num_team_skills, networks.coordinator.num_agent_skills
+    kept = _diagnose(folder, training, num_skills)
     rows = [
         {"mode": mode, "episode": number, "success": e.success}
         | {"return": e.episode_return, "length": e.length}
@@ -108,12 +109,13 @@ def load_policy(path: Path) -> tuple[Config, HMASDNetworks]:
     return config, agent.networks
 
 
-def _diagnose(folder: Path, training: Path, config: Config) -> set[int]:
+def _diagnose(folder: Path, training: Path, num_skills: tuple[int, int]) -> set[int]:
     """Write the diagnosis; returns the env steps of the policies that it looked at.
 
     Those are the last before half of training's episodes succeed, and the last of all.
+    `num_skills`: n_Z and n_z.
     """
-    found = diagnose(read_run(training), (config.num_team_skills, config.num_agent_skills))
+    found = diagnose(read_run(training), num_skills)
     evaluated = sorted({row["env_steps"] for row in read_lines(training / EVALUATIONS_FILE)})
     first = found["first"]["training_0.5"]
     before = [steps for steps in evaluated if first is None or steps < first]

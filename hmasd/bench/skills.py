@@ -43,7 +43,8 @@ def look_at_skills(config: Config, networks: HMASDNetworks) -> dict[str, Any]:
         visited cells), `separation`, `accuracy`, `items` and `chosen`; what an env cannot tell is
         None.
     """
-    config = dataclasses.replace(config, device="cpu")
+    num_agent_skills = networks.coordinator.num_agent_skills  # actions, if low_level is "action"
+    config = dataclasses.replace(config, device="cpu", num_agent_skills=num_agent_skills)
     count = config.num_team_skills * config.num_agent_skills * STARTS
     env = make_env(config.env, count, config.episode_length, config.env_options)
     view = env.reset(SEED)

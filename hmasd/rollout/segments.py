@@ -28,7 +28,7 @@ class SegmentStorage:
 
     def open(self, decision: Decision, view: TensorView, coordinator_version: int) -> None:
         """Start the segments of a decision; view: what the coordinator saw, of all envs."""
-        envs, team_skill, agent_skills, logp = decision
+        envs, team_skill, agent_skills, logp, mask = decision
         obs, state = view.obs[envs], view.state[envs]
         alive = torch.ones_like(agent_skills, dtype=torch.bool)
         decided = {
@@ -42,6 +42,8 @@ class SegmentStorage:
             "coordinator_version": torch.full_like(team_skill, coordinator_version),
             "alive": alive if view.alive is None else view.alive[envs],
         }
+        if mask is not None:
+            decided["mask"] = mask
         for name, value in decided.items():
             if name not in self._open:
                 self._open[name] = value.new_zeros(self.num_envs, *value.shape[1:])
@@ -129,7 +131,8 @@ class SegmentStorage:
         segments = _join(self._closed)
         number = torch.arange(len(segments.env), device=lost.device)
         keep = (number < self._closed_before) | ~lost[segments.env]
-        segments = HighRollout(*(column[keep] for column in segments))
+        kept: list[Any] = [None if column is None else column[keep] for column in segments]
+        segments = HighRollout(*kept)
         for env in lost.nonzero():
             segments.ended[(segments.env == env).nonzero()[-1:]] = True
         self._closed = [segments]
@@ -148,7 +151,10 @@ class SegmentStorage:
         """Everything needed to go on exactly, in the middle of a segment too."""
         return {
             "open": dict(self._open),
-            "closed": [segments._asdict() for segments in self._closed],
+            "closed": [
+                {name: value for name, value in segments._asdict().items() if value is not None}
+                for segments in self._closed
+            ],
             "closed_before": self._closed_before,
         }
 
@@ -162,4 +168,6 @@ class SegmentStorage:
 
 def _join(parts: list[HighRollout]) -> HighRollout:
     """All segments, in the order in which they closed."""
-    return HighRollout(*(torch.cat(column) for column in zip(*parts, strict=True)))
+    columns = zip(*parts, strict=True)
+    joined: list[Any] = [None if column[0] is None else torch.cat(column) for column in columns]
+    return HighRollout(*joined)

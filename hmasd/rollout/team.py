@@ -58,6 +58,7 @@ class Team:
         self.actor = actor
         self.generators = generators
         self.forced: Sequence[int | None] | None = None  # skills given: see SkillCoordinator.act
+        self.skills_are_actions = config.low_level == "action"
         example = next(actor.parameters())
         self.device, self.dtype = example.device, example.dtype
         self.clock = SkillClock(*shape, config.skill_interval, self.device)
@@ -87,10 +88,13 @@ class Team:
         if self.config.high_level == "random":
             decision = self._draw_skills(envs)
         else:
+            mask = None
+            if self.skills_are_actions and view.action_mask is not None:
+                mask = view.action_mask[envs]
             choice = self.coordinator.act(
-                view.state[envs], view.obs[envs], self.generators.skill, self.forced
+                view.state[envs], view.obs[envs], self.generators.skill, mask, self.forced
             )
-            decision = Decision(envs, *choice)
+            decision = Decision(envs, *choice, mask)
         self.clock.start(decision)
         if self.config.reset_hidden_on_skill:
             self.restart[envs] = True
@@ -115,8 +119,14 @@ class Team:
 
     @torch.no_grad()
     def act(self, view: TensorView) -> TeamAction:
-        """Choose all agents' actions under the skills in force; the GRU state moves on."""
+        """Choose all agents' actions under the skills in force; the GRU state moves on.
+
+        A skill that is the action leaves no choice: its log-probability is 0.
+        """
         before, restart = self.hidden, self.restart
+        if self.skills_are_actions:
+            action = self.clock.agent_skills.clone()
+            return TeamAction(action, before.new_zeros(action.shape), before, restart)
         keep = (~restart).to(self.dtype).unsqueeze(-1).expand(before.shape[:2])
         mask = view.action_mask
         output, states = self.actor(

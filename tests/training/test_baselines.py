@@ -14,7 +14,7 @@ from hmasd.agent import HMASDAgent
 from hmasd.algorithm.discoverer import RoundTail, critic_pass
 from hmasd.algorithm.discriminators import Discriminators
 from hmasd.config import Config
-from hmasd.networks import SkillCoordinator
+from hmasd.networks import SkillActor, SkillCoordinator
 from hmasd.presets import CHANGES
 from hmasd.training.evaluation import play_episodes
 from tests.helpers.rounds import make_loud
@@ -51,7 +51,7 @@ def test_mappo_is_hmasd_with_one_skill_and_the_team_reward_alone(config: Config)
     assert differences(low_level(mappo), low_level(other)) != []
 
 
-@pytest.mark.parametrize("name", ["mappo", "ippo", "no_intrinsic", "no_high_level"])
+@pytest.mark.parametrize("name", ["mappo", "ippo", "mat", "no_intrinsic", "no_high_level"])
 def test_what_is_not_used_is_not_computed(
     name: str, config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -68,18 +68,26 @@ def test_what_is_not_used_is_not_computed(
 
     spy(SkillCoordinator, "encode")
     spy(Discriminators, "_score")
+    spy(SkillActor, "forward")
     agent, env, view = make_agent(changed(config, name))
     before = snapshot(agent)
     _, view = play(agent, env, view, config.rollout_length)
     metrics = agent.sync_update()
-    used = {"no_intrinsic": {"SkillCoordinator"}, "no_high_level": {"Discriminators"}}
-    assert called == used.get(name, set())
+    used = {
+        "mat": {"SkillCoordinator"},
+        "no_intrinsic": {"SkillCoordinator", "SkillActor"},
+        "no_high_level": {"Discriminators", "SkillActor"},
+    }
+    assert called == used.get(name, {"SkillActor"})
     groups = {tag.split("/")[0] for tag in metrics}
     assert ("disc" in groups) == ("Discriminators" in called)
-    parts = {path.split(".")[1] for path in differences(before, snapshot(agent)) if "net" in path}
-    assert "team_discriminator" in parts or "Discriminators" not in called
-    assert {"actor", "critic"} <= parts
-    assert agent.high_storage._open == {} or name == "no_intrinsic"
+    assert ("low" in groups) == ("SkillActor" in called)
+    nets = agent.state_dict()["networks"]
+    learned = {path.split(".")[0] for path in differences(before["networks"], nets)}
+    assert ("actor" in learned) == ("critic" in learned) == ("SkillActor" in called)
+    assert ("team_discriminator" in learned) == ("Discriminators" in called)
+    assert ("coordinator" in learned) == (name == "mat")  # the other's batch is not full yet
+    assert (agent.high_storage._open == {}) == ("SkillCoordinator" not in called)
 
 
 def test_a_discriminator_that_does_not_count_changes_nothing_else(
@@ -225,7 +233,7 @@ def test_greedy_play_keeps_the_chance_of_the_skills(
 # --- learning -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["mappo", "ippo"])
+@pytest.mark.parametrize("name", ["mappo", "ippo", "mat"])
 def test_learns_what_pays_though_it_is_masked_and_dies(name: str, config: Config) -> None:
     """In `MaskedAgents` the paid action can be told from an agent's own observation."""
     config = changed(
@@ -237,6 +245,7 @@ def test_learns_what_pays_though_it_is_masked_and_dies(name: str, config: Config
         chunk_length=8,
         hidden_size=32,
         discoverer_epochs=8,
+        coordinator_epochs=8,
         learning_rate=5e-3,
     )
     agent, env, view = make_agent(config)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from hmasd import checkpoint
 from hmasd.config import Config
+from hmasd.presets import CHANGES
 from hmasd.training.loop import Trainer
 from tests.helpers.runs import (
     Cut,
@@ -41,6 +42,9 @@ SCENARIOS: dict[str, dict[str, Any]] = {
     "continuous": {"env": "point", "episode_length": 5},
     "masked": {"env": "masked", "episode_length": 6, "eval_interval": 24},
     "played_again": {"env": "tests.helpers.foreign_envs:MaskedRelay", "episode_length": 5},
+    "ippo": {**CHANGES["ippo"], "env": "masked"},
+    "mat": {**CHANGES["mat"], "env": "masked"},
+    "no_high_level": CHANGES["no_high_level"],
 }
 ROUNDS, STEPS = 6, 4
 BEFORE = [Cut(n) for n in range(1, ROUNDS * STEPS + 1)]
