@@ -23,7 +23,15 @@ from hmasd.rollout.segments import SegmentStorage
 from hmasd.rollout.storage import RoundStorage
 from hmasd.rollout.team import Generators, Team
 from hmasd.sync import SyncGate
-from hmasd.types import Acting, EnvStep, EnvView, LowRollout, RewardParts, TensorView
+from hmasd.types import (
+    Acting,
+    EnvStep,
+    EnvView,
+    HighRollout,
+    LowRollout,
+    RewardParts,
+    TensorView,
+)
 
 GENERATORS = ("skill", "action", "shuffle")
 
@@ -79,7 +87,7 @@ class HMASDAgent:
         self.critic_hidden = torch.zeros(
             *rows, config.hidden_size, dtype=self.team.dtype, device=self.device
         )
-        self.low_storage = RoundStorage(config.rollout_length, config.chunk_length)
+        self.low_storage: RoundStorage = RoundStorage(config.rollout_length, config.chunk_length)
         step_discount = config.gamma if config.high_discount == "smdp" else 1.0
         self.high_storage = SegmentStorage(config.num_envs, step_discount)
         self._next_view: TensorView | None = None
@@ -88,7 +96,7 @@ class HMASDAgent:
 
     @property
     def sync_mode(self) -> bool:
-        """Whether updates wait for a full round of one policy version; always so."""
+        """Whether updates wait for a full round of one policy version; always so in this class."""
         return self.gate.sync_mode
 
     @property
@@ -110,6 +118,11 @@ class HMASDAgent:
     def samples_collected_this_round(self) -> int:
         """Samples stored since the last update."""
         return self.gate.samples_collected_this_round
+
+    @property
+    def steps_learned(self) -> int:
+        """Env steps at the last update."""
+        return self.policy_version * self.config.batch_size
 
     def enable_data_collection(self) -> None:
         """Let `store_transition` take samples."""
@@ -231,12 +244,8 @@ class HMASDAgent:
         """Reward, advantages and update of the low level, then the discriminators'."""
         # The round's last values are those under the skills of the next step, drawn here once.
         self._decide_where_due(next_view)
-        clock = self.team.clock
-        tail = RoundTail(
-            self.critic_hidden, clock.team_skill, clock.agent_skills, self.team.restart
-        )
-        passed = critic_pass(self.networks.critic, rollout, tail)
-        self.critic_hidden = passed.last_hidden
+        passed = critic_pass(self.networks.critic, rollout, self._tail())
+        self._keep_critic_hidden(passed.last_hidden)
         if rollout.alive is not None and not bool(rollout.alive.any()):
             return {}  # every env was lost
         parts = self._intrinsic_rewards(rollout)
@@ -244,6 +253,17 @@ class HMASDAgent:
         metrics |= self.discoverer.update(*self.discoverer.prepare(rollout, parts.mixed, passed))
         metrics |= self.discriminators.update(rollout, self.generators["shuffle"])
         return metrics
+
+    def _tail(self) -> RoundTail:
+        """What the round's first and last values stand on."""
+        clock = self.team.clock
+        return RoundTail(
+            self.critic_hidden, clock.team_skill, clock.agent_skills, self.team.restart
+        )
+
+    def _keep_critic_hidden(self, hidden: Tensor) -> None:
+        """Remember where the next round's values go on."""
+        self.critic_hidden = hidden
 
     def _forget_lost(self) -> dict[str, float]:
         """Leave out the envs that failed in this round: nobody learns from any of its steps."""
@@ -273,11 +293,15 @@ class HMASDAgent:
     def _update_coordinator(self, view: TensorView) -> dict[str, float]:
         """Cut open segments, update, count a version; every env decides anew at its next step."""
         self.high_storage.cut(view)
-        segments = self.high_storage.rollout(self.coordinator_version)
-        metrics = self.coordinator.update(self.coordinator.prepare(segments))
-        self.high_storage.clear()
+        metrics = self._learn_from(self.high_storage.rollout(self.coordinator_version))
         self.team.clock.interrupt()
         self.coordinator_version += 1
+        return metrics
+
+    def _learn_from(self, segments: HighRollout) -> dict[str, float]:
+        """The coordinator's update on the closed segments, which are forgotten then."""
+        metrics = self.coordinator.update(self.coordinator.prepare(segments))
+        self.high_storage.clear()
         return metrics | {
             "high/segments": float(len(segments.env)),
             "high/cut_share": float(segments.cut.double().mean()),

@@ -45,6 +45,7 @@ ROUND_SETTINGS = (
     "episode_length",
     "batch_size",
     "chunk_length",
+    "sync_mode",
     "discriminator_rounds",
 )
 """The settings that decide what else a checkpoint holds: envs, a started round, stored pairs."""

@@ -39,6 +39,10 @@ class Config:
     batch_size: int = 1024
     """Samples of one synchronous round: one sample is one step of one env with all its agents.
     Must be a multiple of num_envs; batch_size / num_envs steps per env make a round."""
+    sync_mode: bool = True
+    """Update on full rounds of one policy version (the guide). False, to compare with: update as
+    soon as batch_size samples are there, in fragments of chunk_length steps that each env finishes
+    at another time, so that a batch mixes several versions; metrics `async/...` tell how much."""
     total_steps: int = 3_000_000
     """Env steps to train for, summed over the envs."""
     episode_length: int = 100

@@ -153,6 +153,8 @@ CHANGES: dict[str, dict[str, Any]] = {
     "no_individual_skill": {"num_agent_skills": 1, "individual_coef": 0.0},
     "no_extrinsic": {"extrinsic_coef": 0.0},
     "no_intrinsic": {"extrinsic_coef": 1.0, "team_coef": 0.0, "individual_coef": 0.0},
+    # the guide's "original version": small batches of several policy versions, 32 steps in a row
+    "asynchronous": {"sync_mode": False, "batch_size": 128, "chunk_length": 32},
     # as long as any episode: one choice at its start
     "no_high_level": {"high_level": "random", "skill_interval": 1_000_000},
 }

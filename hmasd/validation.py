@@ -55,7 +55,11 @@ def describe(config: Config) -> str:
     lines = [
         f"{config.env}, seed {config.seed}, {config.device}, {config.threads} thread(s)",
         f"round: {envs} envs x {steps} steps = {config.batch_size:,} samples; "
-        f"{rounds:,} rounds x {config.batch_size:,} = {rounds * config.batch_size:,} env steps",
+        f"{rounds:,} rounds x {config.batch_size:,} = {rounds * config.batch_size:,} env steps"
+        if config.sync_mode
+        else f"asynchronous: an update every {config.batch_size:,} env steps, on "
+        f"{config.batch_size // config.chunk_length} fragments of {config.chunk_length} steps, "
+        f"each of them finished over {config.chunk_length * envs / config.batch_size:.3g} updates",
         f"skills: a new decision every {interval} steps and at each episode's start, so an episode "
         f"of {length} steps has ceil({length} / {interval}) = {per_episode} segments",
         *_describe_coordinator(config, rounds),
@@ -72,6 +76,12 @@ def _describe_coordinator(config: Config, rounds: int) -> Iterator[str]:
     """When it learns, if it does."""
     if config.high_level == "random":
         yield "coordinator: none, skills are chosen by chance"
+        return
+    if not config.sync_mode:
+        yield (
+            f"coordinator: updated when {config.high_level_batch_size:,} segments are closed; the "
+            "open ones run on"
+        )
         return
     after, closed, cut = first_coordinator_update(config)
     yield (
@@ -139,12 +149,38 @@ def _round_problems(config: Config) -> Iterator[str]:
             f"{envs} + {rest}, and all envs step together; the nearest that are: "
             f"{', '.join(valid)}"
         )
+    elif not config.sync_mode:
+        yield from _fragment_problems(config)
     elif chunk >= 1 and whole % chunk:
         divisors = [n for n in range(1, whole + 1) if whole % n == 0]
         yield (
             f"chunk_length = {chunk} does not divide the round's steps per env, batch_size / "
             f"num_envs = {batch} / {envs} = {whole}: choose one of "
             f"{', '.join(map(str, divisors))}"
+        )
+
+
+def _fragment_problems(config: Config) -> Iterator[str]:
+    """Asynchronous: whole fragments, at most one per env in a batch, finished at an even pace."""
+    envs, batch, chunk = config.num_envs, config.batch_size, config.chunk_length
+    if config.env_restarts > 0:
+        yield (
+            f"env_restarts = {config.env_restarts} with sync_mode = False: updates may have "
+            "learned from a failed env's steps already, so they cannot be left out: set "
+            "env_restarts = 0 or sync_mode = True"
+        )
+    if chunk < 1:
+        return
+    if batch % chunk or batch > envs * chunk:
+        yield (
+            f"batch_size = {batch} with sync_mode = False must be a number of whole fragments of "
+            f"chunk_length = {chunk} steps, at most one of each of the {envs} envs: a multiple of "
+            f"{chunk} up to {envs * chunk}"
+        )
+    if envs % chunk and chunk % envs:
+        yield (
+            f"chunk_length = {chunk} with sync_mode = False must divide num_envs = {envs} or be a "
+            "multiple of it, so that the envs finish their fragments at an even pace"
         )
 
 

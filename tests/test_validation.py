@@ -52,6 +52,10 @@ def test_good_settings_pass(good):
         ({"device": "cuda:99"}, "device = 'cuda:99'.*--device cpu"),
         ({"device": "nonsense"}, "device = 'nonsense'"),
         ({"device": "meta"}, "device = 'meta'"),
+        ({"sync_mode": False, "chunk_length": 48}, "a multiple of 48 up to 1536"),
+        ({"sync_mode": False, "batch_size": 256, "env_restarts": 2}, "set env_restarts = 0"),
+        ({"sync_mode": False, "batch_size": 512}, "a multiple of 8 up to 256"),
+        ({"sync_mode": False, "chunk_length": 24, "batch_size": 96}, "must divide num_envs = 32"),
         ({"env": "alice_and_bop"}, "did you mean 'alice_and_bob'"),
         ({"env": "smac_3m"}, "env = 'smac_3m' does not exist"),
         ({"eval_only": True}, "give --model-path"),
@@ -65,6 +69,14 @@ def test_each_problem_is_named(good, change, expected):
 def test_skills_by_chance_are_described_without_a_coordinators_clock(good):
     assert "chosen by chance" in describe(dataclasses.replace(good, high_level="random"))
     assert "chosen by chance" not in describe(good)
+
+
+def test_asynchronous_training_is_described(good):
+    config = dataclasses.replace(good, **PRESETS["asynchronous"])
+    validate(config)
+    assert "every 128 env steps, on 4 fragments of 32 steps" in describe(config)
+    assert "over 8 updates" in describe(config)
+    assert "asynchronous" not in describe(good)
 
 
 def test_all_problems_are_listed(good):

@@ -100,15 +100,23 @@ class SegmentStorage:
         every = torch.ones_like(self._open["length"], dtype=torch.bool)
         self.close(envs, view.state, view.obs, terminated=~every, ended=every, cut=True)
 
+    def closed(self) -> HighRollout:
+        """All closed segments, whoever decided them.
+
+        Raises:
+            StorageError: there is none.
+        """
+        if not self._closed:
+            raise StorageError("no closed segment to train the coordinator on")
+        return _join(self._closed)
+
     def rollout(self, coordinator_version: int) -> HighRollout:
         """All closed segments.
 
         Raises:
             StorageError: there is none, or one was decided by another version.
         """
-        if not self._closed:
-            raise StorageError("no closed segment to train the coordinator on")
-        segments = _join(self._closed)
+        segments = self.closed()
         if bool((segments.coordinator_version != coordinator_version).any()):
             found = sorted(set(segments.coordinator_version.tolist()))
             raise StorageError(

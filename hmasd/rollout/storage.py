@@ -54,34 +54,21 @@ class RoundStorage:
                 f"the round already holds its {self.length} steps per env: call sync_update() "
                 "before storing more"
             )
-        if acting.step <= self._last_step:
-            raise StorageError(
-                f"lock-step {acting.step} was stored before (last: {self._last_step}): every "
-                "step of the envs may be stored once"
-            )
-        row = {
-            "obs": view.obs,
-            "state": view.state,
-            "action": acting.action,
-            "logp": acting.logp,
-            "team_skill": acting.team_skill,
-            "agent_skills": acting.agent_skills,
-            "restart": acting.restart,
-            "policy_version": torch.full_like(acting.team_skill, acting.policy_version),
-            **outcome,
-        }
-        row |= {
-            name: value
-            for name, value in (("action_mask", view.action_mask), ("alive", view.alive))
-            if value is not None
-        }
-        self._write(row, self.steps, self.length)
+        self._refuse_a_step_twice(acting.step)
+        self._write(row_of(view, acting, outcome), self.steps, self.length)
         if self.steps % self.chunk_length == 0:
             chunk = self.steps // self.chunk_length
             num_chunks = self.length // self.chunk_length
             self._write({"actor_hidden": acting.actor_hidden}, chunk, num_chunks)
         self.steps += 1
-        self._last_step = acting.step
+
+    def _refuse_a_step_twice(self, step: int) -> None:
+        if step <= self._last_step:
+            raise StorageError(
+                f"lock-step {step} was stored before (last: {self._last_step}): every step of "
+                "the envs may be stored once"
+            )
+        self._last_step = step
 
     def discard(self, lost: Tensor) -> None:
         """Let nobody learn from this round of some envs; lost: [E] bool."""
@@ -144,6 +131,23 @@ class RoundStorage:
         self._last_step = state["last_step"]
         self._memory = {name: memory.clone() for name, memory in state["memory"].items()}
         self._discarded = state["discarded"]
+
+
+def row_of(view: TensorView, acting: Acting, outcome: dict[str, Tensor]) -> dict[str, Tensor]:
+    """One lock-step of all envs as it is stored, [E, ...] each."""
+    row = {
+        "obs": view.obs,
+        "state": view.state,
+        "action": acting.action,
+        "logp": acting.logp,
+        "team_skill": acting.team_skill,
+        "agent_skills": acting.agent_skills,
+        "restart": acting.restart,
+        "policy_version": torch.full_like(acting.team_skill, acting.policy_version),
+        **outcome,
+    }
+    optional = (("action_mask", view.action_mask), ("alive", view.alive))
+    return row | {name: value for name, value in optional if value is not None}
 
 
 def _blank(memory: Tensor) -> Tensor:

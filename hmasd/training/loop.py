@@ -20,7 +20,6 @@ import numpy as np
 import torch
 
 from hmasd import checkpoint
-from hmasd.agent import HMASDAgent
 from hmasd.config import Config
 from hmasd.envs.guard import check_step, check_view
 from hmasd.envs.registry import make_env
@@ -30,6 +29,7 @@ from hmasd.telemetry.logs import set_up_logging
 from hmasd.telemetry.run_folder import make_run_folder, open_run_folder
 from hmasd.telemetry.timers import Timers
 from hmasd.telemetry.writers import MetricsLog
+from hmasd.training.asynchronous import make_agent
 from hmasd.training.evaluation import evaluate
 from hmasd.training.memory import keep_freed_memory
 from hmasd.training.signals import StopRequest
@@ -52,7 +52,7 @@ class Trainer:
     def __init__(self, config: Config) -> None:
         self.config = config
         self.env = make_env(config.env, config.num_envs, config.episode_length, config.env_options)
-        self.agent = HMASDAgent(config, self.env)
+        self.agent = make_agent(config, self.env)
         self.episodes = EpisodeTracker(config.num_envs)
         self.timers = Timers()
         self.stop = StopRequest()
@@ -72,7 +72,7 @@ class Trainer:
         self.metrics_log = MetricsLog(
             self.run_dir,
             Path(config.output_dir) / "tf-logs" / self.run_dir.name,
-            None if content is None else self.agent.policy_version * config.batch_size,
+            None if content is None else self.agent.steps_learned,
         )
 
     def run(self) -> int:

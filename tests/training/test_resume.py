@@ -45,6 +45,7 @@ SCENARIOS: dict[str, dict[str, Any]] = {
     "ippo": {**CHANGES["ippo"], "env": "masked"},
     "mat": {**CHANGES["mat"], "env": "masked"},
     "no_high_level": CHANGES["no_high_level"],
+    "asynchronous": {"sync_mode": False, "chunk_length": 6, "total_steps": 84, "env": "masked"},
 }
 ROUNDS, STEPS = 6, 4
 BEFORE = [Cut(n) for n in range(1, ROUNDS * STEPS + 1)]
