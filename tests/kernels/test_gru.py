@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -46,20 +45,6 @@ def run(function: object, arguments: list[Tensor], dtype: torch.dtype) -> list[T
     upstream = torch.randn(out.shape, generator=torch.Generator().manual_seed(1)).to(dtype)
     out.backward(upstream)
     return [out.detach(), *(leaf.grad for leaf in leaves if leaf.grad is not None)]
-
-
-@pytest.fixture
-def fast() -> Iterator[None]:
-    """Turns the compiled kernel on, or skips where it cannot be built."""
-    enabled = build._switch.enabled
-    hmasd.kernels.set_fast(True)
-    available = build.fast_available()
-    reason = hmasd.kernels.status()
-    if available:
-        yield
-    hmasd.kernels.set_fast(enabled)
-    if not available:
-        pytest.skip(reason)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
