@@ -180,7 +180,7 @@ FAULTS: dict[Callable[..., Any], str] = {
     FloodsStdout: "the env printed .* lines, such as 'stepping",
     LosesItsMask: "action_mask is missing, but was given",
     PassesATuple: "step returned a tuple, not a SingleStep",
-    OldApi: "not enough values to unpack",
+    OldApi: "step returned 4 values, but must return 5 dicts",
     NeverEnds: "the episode goes on after 9 steps, but episode_length is 9",
     EndsTwice: "terminated and truncated are both set",
     SucceedsEarly: "success is set although the episode goes on",

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import traceback
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from gymnasium.spaces import Box, Discrete
 
 from hmasd.envs.base import BatchedEnv
-from hmasd.envs.env_slice import EnvError
+from hmasd.envs.env_slice import RAISED, EnvError, told
 from hmasd.types import EnvStep, EnvView
 
 Array = np.ndarray
@@ -93,12 +91,8 @@ def _called(what: str, call: Callable[..., Any], *args: Any) -> Any:
         return call(*args)
     except EnvError as error:  # tells all itself
         raise _RaisedError(str(error)) from error
-    except Exception as error:
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        raise _RaisedError(
-            f"{what} raised {type(error).__name__}: {error} "
-            f"({Path(frame.filename).name}, line {frame.lineno})"
-        ) from error
+    except RAISED as error:
+        raise _RaisedError(f"{what} raised {told(error)}") from error
 
 
 def random_action(env: BatchedEnv, view: EnvView, rng: np.random.Generator) -> Array:
@@ -264,7 +258,7 @@ def _check_final(
 ) -> None:
     """Check that the final arrays are the view's where no episode ended."""
     goes_on = ~(step.terminated | step.truncated)
-    differs = (final != seen).reshape(len(final), -1).any(axis=1)  # [E, ...] -> [E]
+    differs = _differs(final, seen).reshape(len(final), -1).any(axis=1)  # [E, ...] -> [E]
     for env in np.flatnonzero(goes_on & differs)[:1]:
         faults.add(
             field,
@@ -286,6 +280,11 @@ def _check_length(
             f"episode_length is {env.episode_length}; set truncated there and start a new one",
         )
     clock[ended] = 0
+
+
+def _differs(given: Array, wanted: Array) -> Array:
+    """Where two arrays differ; NaN, which is a fault of its own, is as good as NaN."""
+    return (given != wanted) & ~((given != given) & (wanted != wanted))
 
 
 def _check_ends(played: list[EnvStep], faults: _Faults) -> None:
@@ -315,7 +314,7 @@ def _difference(given: Any, wanted: Any, path: str = "") -> str | None:
         return None
     if wanted is None or given is None:
         return None if wanted is given else f"{path} is given once and missing once"
-    differs = (given != wanted) & ~((given != given) & (wanted != wanted))
+    differs = _differs(given, wanted)
     return f"{path} of env {np.argwhere(differs)[0][0]}" if differs.any() else None
 
 

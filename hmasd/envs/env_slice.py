@@ -6,7 +6,9 @@ this process, or a share of them in a worker with the arrays in shared memory.
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +16,8 @@ from gymnasium.spaces import Box, Discrete, Space
 
 from hmasd.envs.single import SingleEnv, SingleStep, SingleView
 
+RAISED = (Exception, SystemExit)  # a game that calls sys.exit() must not end what plays it
+_PACKAGE = Path(__file__).resolve().parents[1]
 _SHOWN_ACTIONS = 3
 
 
@@ -67,8 +71,8 @@ def sizes_of(env: SingleEnv) -> GameSizes:
         )
     try:
         view = env.reset(0)
-    except Exception as error:
-        raise EnvError(f"reset of seed 0 raised {_told(error)}") from error
+    except RAISED as error:
+        raise EnvError(f"reset of seed 0 raised {told(error)}") from error
     has_mask, has_alive = view.action_mask is not None, view.alive is not None
     notes = tuple(getattr(env, "notes", ()))
     return GameSizes(
@@ -138,7 +142,7 @@ class EnvSlice:
         for row in range(len(self.envs)):
             self.arrays.episode[row] = 0
             self._start(row)
-        self._check_masks()
+        self._check_teams()
 
     def step(self) -> None:
         """Play `arrays.action`, and start the next episode where one ended.
@@ -148,7 +152,7 @@ class EnvSlice:
         """
         for row in range(len(self.envs)):
             self._step(row)
-        self._check_masks()
+        self._check_teams()
 
     def replay(self) -> None:
         """Bring every env to where seed, episode, clock and played actions lead; writes views.
@@ -184,8 +188,8 @@ class EnvSlice:
         self.arrays.clock[row] = 0
         try:
             view = self.envs[row].reset(self._seed(row))
-        except Exception as error:
-            raise self._error(row, f"reset raised {_told(error)}") from error
+        except RAISED as error:
+            raise self._error(row, f"reset raised {told(error)}") from error
         self._show(row, view)
 
     def _play(self, row: int, action: np.ndarray) -> SingleStep:
@@ -195,8 +199,8 @@ class EnvSlice:
         arrays.clock[row] = clock + 1
         try:
             step = self.envs[row].step(action.copy())
-        except Exception as error:
-            raise self._error(row, f"step raised {_told(error)}") from error
+        except RAISED as error:
+            raise self._error(row, f"step raised {told(error)}") from error
         if not isinstance(step, SingleStep):
             raise self._error(row, f"step returned a {type(step).__name__}, not a SingleStep")
         return step
@@ -235,9 +239,12 @@ class EnvSlice:
                     f"never",
                 )
 
-    def _check_masks(self) -> None:
-        """Refuse masks that allow nothing; once for all envs, which is quicker than one by one."""
-        mask = self.arrays.action_mask
+    def _check_teams(self) -> None:
+        """Refuse teams that cannot act; once for all envs, which is quicker than one by one."""
+        mask, alive = self.arrays.action_mask, self.arrays.alive
+        if alive is not None and not alive.any(axis=1).all():
+            row = int(np.flatnonzero(~alive.any(axis=1))[0])
+            raise self._error(row, "no agent is alive although the episode goes on; end it")
         if mask is not None and not mask.any(axis=2).all():
             row, agent = np.argwhere(~mask.any(axis=2))[0]
             raise self._error(
@@ -283,5 +290,11 @@ def last_actions(arrays: BatchArrays, row: int) -> str:
     return f"; last actions, oldest first: {last.tolist()}" if clock else ""
 
 
-def _told(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"
+def told(error: BaseException) -> str:
+    """What was raised, and the line of the game that it came from, if any; the error was caught."""
+    what = f"{type(error).__name__}: {error}"
+    frames = traceback.extract_tb(error.__traceback__)
+    theirs = [frame for frame in frames if _PACKAGE not in Path(frame.filename).parents]
+    return (
+        f"{what} ({Path(theirs[-1].filename).name}, line {theirs[-1].lineno})" if theirs else what
+    )

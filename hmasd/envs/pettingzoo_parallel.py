@@ -12,7 +12,7 @@ through PettingZoo's own `aec_to_parallel`, which takes those that update once p
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,8 @@ from gymnasium.spaces import Space
 from hmasd.envs.single import SingleStep, SingleView
 from hmasd.envs.team_spaces import TeamSpaces
 
+_RESET = ("observations", "infos")
+_STEP = ("observations", "rewards", "terminations", "truncations", "infos")
 SUCCESS_KEYS = ("success", "is_success", "won", "battle_won")
 
 
@@ -30,9 +32,18 @@ def is_pettingzoo(env: Any) -> bool:
     return hasattr(env, "possible_agents") and callable(getattr(env, "observation_space", None))
 
 
-def team_reward(rewards: Iterable[float], num_agents: int, how: str) -> float:
-    """The team's reward from its agents': their "sum", or the "mean" over all, also the dead."""
-    total = float(sum(rewards))
+def team_reward(rewards: Collection[float], num_agents: int, how: str) -> float:
+    """The team's reward from its agents': their "sum", or the "mean" over all, also the dead.
+
+    Raises:
+        ValueError: one of them is no number.
+    """
+    try:
+        total = float(sum(rewards))
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"the agents' rewards are {list(rewards)}, but each must be one number"
+        ) from error
     return total / num_agents if how == "mean" else total
 
 
@@ -87,7 +98,7 @@ class PettingZooTeam:
         self.num_agents = len(self._names)
         self.obs_size = self._spaces.obs_size
         self.action_space = self._spaces.action_space
-        observations, infos = self._env.reset(seed=0)
+        observations, infos = self._restart(0)
         self._masked |= self._spaces.has_fillers
         self._masked |= any("action_mask" in info for info in infos.values())
         self._has_state = _state_of(self._env) is not None
@@ -99,8 +110,7 @@ class PettingZooTeam:
 
     def reset(self, seed: int) -> SingleView:
         """Start a new episode with all agents."""
-        observations, infos = self._env.reset(seed=seed)
-        return self._view(observations, infos, self._env.agents)
+        return self._view(*self._restart(seed), self._env.agents)
 
     def step(self, action: np.ndarray) -> SingleStep:
         """Play one step; the actions of agents that left are ignored."""
@@ -108,7 +118,8 @@ class PettingZooTeam:
         for name in self._env.agents:
             number = self._number(name)
             actions[name] = self._spaces.own_action(number, action[number])
-        observations, rewards, terminated, truncated, infos = self._env.step(actions)
+        told = _told("step", _STEP, self._env.step(actions))
+        observations, rewards, terminated, truncated, infos = told
         gone = {name for name in actions if terminated.get(name) or truncated.get(name)}
         left = [name for name in self._env.agents if name not in gone]
         cut = any(truncated.get(name) and not terminated.get(name) for name in gone)
@@ -133,11 +144,24 @@ class PettingZooTeam:
         """Close the game."""
         self._env.close()
 
+    def _restart(self, seed: int) -> tuple[Any, Any]:
+        """The env's own reset: observations and infos."""
+        observations, infos = _told("reset", _RESET, self._env.reset(seed=seed))
+        if not self._env.agents:
+            raise ValueError("reset left no agents: set self.agents to list(self.possible_agents)")
+        return observations, infos
+
     def _view(self, observations: Any, infos: Any, left: list[Any]) -> SingleView:
         """What the team sees; `left`: the agents that play on."""
         obs, joined, masks = self._read(observations)
         alive = np.zeros(self.num_agents, dtype=np.bool_)
         alive[[self._number(name) for name in left]] = True
+        blind = [name for name in left if observations.get(name) is None]
+        if blind:
+            raise ValueError(
+                f"there are no observations of {blind}, who play on; return one for each agent in "
+                f"self.agents"
+            )
         mask = None
         if self._masked:
             for name, info in infos.items():
@@ -184,6 +208,26 @@ class PettingZooTeam:
                 f"must not change, though some may leave"
             )
         return self._numbers[name]
+
+
+def _told(what: str, parts: tuple[str, ...], returned: Any) -> Any:
+    """What a call returned, if it is one dict by agent for each of its parts.
+
+    Raises:
+        ValueError: it is something else, as in APIs of years ago.
+    """
+    if isinstance(returned, tuple) and len(returned) == len(parts):
+        if all(isinstance(part, dict) for part in returned):
+            return returned
+        kinds = ", ".join(type(part).__name__ for part in returned)
+        given = f"({kinds})"
+    else:
+        given = (
+            f"{len(returned)} values" if isinstance(returned, tuple) else type(returned).__name__
+        )
+    raise ValueError(
+        f"{what} returned {given}, but must return {len(parts)} dicts by agent: {', '.join(parts)}"
+    )
 
 
 def _parallel(env: Any) -> Any:

@@ -22,6 +22,7 @@ from typing import Any
 import yaml
 
 from hmasd.envs.base import BatchedEnv
+from hmasd.envs.env_slice import RAISED, told
 from hmasd.envs.extras import install_line
 from hmasd.envs.gymnasium_team import GymnasiumTeam, is_gymnasium_team
 from hmasd.envs.pettingzoo_parallel import PettingZooTeam, is_pettingzoo
@@ -179,10 +180,8 @@ def _import(name: str, spec: str) -> Any:
         if package in _EXTRAS:
             remedy = install_line(_EXTRAS[package])
         raise ValueError(f"env = {spec!r}: there is no module {missing!r}: {remedy}") from error
-    except Exception as error:
-        raise ValueError(
-            f"env = {spec!r}: importing {name} raised {type(error).__name__}: {error}"
-        ) from error
+    except RAISED as error:
+        raise ValueError(f"env = {spec!r}: importing {name} raised {told(error)}") from error
 
 
 def _attribute(module: Any, name: str) -> Callable[..., Any]:
@@ -214,19 +213,24 @@ def _call(factory: Callable[..., Any], spec: str, options: EnvOptions, **given: 
     args = parse_env_args(options.env_args)
     try:
         return factory(**{**given, **args})
-    except Exception as error:
-        told = f"{type(error).__name__}: {error}"
-        raise ValueError(f"env = {spec!r}: making it with {args} raised {told}") from error
+    except RAISED as error:
+        raise ValueError(f"env = {spec!r}: making it with {args} raised {told(error)}") from error
 
 
 def _adapt(made: Any, spec: str, options: EnvOptions) -> Any:
     """The env behind the adapter it needs: a `SingleEnv`, or the batch that it is."""
     if all(hasattr(made, name) for name in _SINGLE):
         return made
-    if is_pettingzoo(made):
-        return PettingZooTeam(made, options.team_reward)
-    if is_gymnasium_team(made):
-        return GymnasiumTeam(made, options.team_reward)
+    adapters = ((is_pettingzoo, PettingZooTeam), (is_gymnasium_team, GymnasiumTeam))
+    for fits, adapter in adapters:
+        if fits(made):
+            try:
+                return adapter(made, options.team_reward)
+            except RAISED as error:
+                raise ValueError(
+                    f"env = {spec!r} made a {type(made).__name__} that cannot be played: "
+                    f"{told(error)}"
+                ) from error
     spaces = [getattr(made, name, "missing") for name in ("observation_space", "action_space")]
     raise ValueError(
         f"env = {spec!r} made a {type(made).__name__} (observation_space {spaces[0]}, "

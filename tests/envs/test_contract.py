@@ -97,6 +97,17 @@ def test_finds_the_planted_fault(fault: Fault, words: str) -> None:
     assert any(words in message for message in messages), messages
 
 
+def with_nan_always(step: EnvStep, number: int) -> EnvStep:
+    for array in (step.view.obs, step.final_obs):
+        array[2, 1, 0] = np.nan
+    return step
+
+
+def test_nan_is_a_fault_but_no_difference() -> None:
+    messages = check_env(Faulty(with_nan_always), steps=60, seed=3)
+    assert [message.split(" is ")[-1][:3] for message in messages] == ["nan", "nan"]
+
+
 def test_control_without_a_fault() -> None:
     assert check_env(Faulty(lambda step, _: step), steps=60, seed=3) == []
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -38,6 +39,10 @@ def raising(step: SingleStep) -> SingleStep:
     raise KeyError("no such diamond")
 
 
+def leaving(step: SingleStep) -> SingleStep:
+    sys.exit(0)
+
+
 def with_view(**fields: Any) -> Callable[[SingleStep], SingleStep]:
     return lambda step: step._replace(view=step.view._replace(**fields))
 
@@ -45,7 +50,8 @@ def with_view(**fields: Any) -> Callable[[SingleStep], SingleStep]:
 @pytest.mark.parametrize(
     ("fault", "words"),
     [
-        (raising, "step raised KeyError: 'no such diamond'"),
+        (raising, "step raised KeyError: 'no such diamond' (test_env_slice.py, line "),
+        (leaving, "step raised SystemExit: 0 (test_env_slice.py, line "),
         (tuple, "step returned a tuple, not a SingleStep"),
         (lambda s: s._replace(view=tuple(s.view)), "a view is a tuple, but must be a SingleView"),
         (lambda s: s._replace(reward=np.zeros(2)), "reward is float64 of shape (2,), but must be"),
@@ -53,6 +59,7 @@ def with_view(**fields: Any) -> Callable[[SingleStep], SingleStep]:
         (with_view(obs=np.zeros(3)), "obs is float64 of shape (3,), but must be float32 of (2, 3)"),
         (with_view(state=np.array(["a", "b"])), "state is <U1 of shape (2,)"),
         (with_view(alive=None), "alive is missing, but was given at the first reset"),
+        (with_view(alive=np.zeros(2, bool)), "no agent is alive although the episode goes on"),
         (with_view(action_mask=np.zeros((2, 3), bool)), "action_mask forbids agent 0 every action"),
     ],
 )

@@ -127,6 +127,47 @@ def test_an_agent_nobody_announced_is_named() -> None:
         team.step(np.array([1, 0]))
 
 
+class Wrong(Relay):
+    """A `Relay` whose reset and step return what `fault` makes of what they should."""
+
+    def __init__(self, method, fault) -> None:
+        super().__init__()
+        self.method, self.fault = method, fault
+
+    def reset(self, seed=None, options=None):
+        result = super().reset(seed)
+        return self.fault(self, *result) if self.method == "reset" else result
+
+    def step(self, actions):
+        result = super().step(actions)
+        return self.fault(self, *result) if self.method == "step" else result
+
+
+def without_agents(env, *result):
+    env.agents = []
+    return result
+
+
+@pytest.mark.parametrize(
+    ("method", "fault", "words"),
+    [
+        ("reset", lambda env, seen, infos: seen, "reset returned dict, but must return 2 dicts"),
+        ("reset", lambda env, seen, infos: (seen, None), r"reset returned \(dict, NoneType\)"),
+        ("reset", without_agents, "reset left no agents"),
+        ("step", lambda env, *result: result[:4], "step returned 4 values, but must return 5"),
+        ("step", lambda env, seen, *rest: ({}, *rest), "no observations of .'runner', 'coach'."),
+        (
+            "step",
+            lambda env, seen, rewards, *rest: (seen, {"runner": None}, *rest),
+            r"rewards are \[None\], but each must be one number",
+        ),
+    ],
+)
+def test_what_breaks_the_api_is_named(method, fault, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        PettingZooTeam(Wrong(method, fault)).step(np.array([0, 0]))
+
+
 @pytest.mark.parametrize(
     ("infos", "wanted"),
     [

@@ -16,6 +16,7 @@ from hmasd.envs.registry import env_problem, make_env
 from hmasd.envs.user_env import find_factory, make_single, parse_env_args
 from hmasd.types import EnvOptions
 from tests.helpers.envs import Counter
+from tests.helpers.foreign_envs import Relay
 from tests.helpers.single_envs import Walk
 
 HELPERS = "tests.helpers."
@@ -43,6 +44,18 @@ def a_single_agent() -> object:
 
 def not_today() -> object:
     raise RuntimeError("not today")
+
+
+def leaves() -> object:
+    sys.exit(0)
+
+
+def fails_at_once() -> object:
+    class FailsAtOnce(Relay):
+        def reset(self, seed: int | None = None, options: object = None) -> object:
+            raise OSError("no board")
+
+    return FailsAtOnce()
 
 
 NUMBER = 3
@@ -122,6 +135,8 @@ def test_bad_input_is_found_before_anything_is_made(spec: str, args: str, words:
         ("half_a_batch", "", "made a Half without obs_size, state_size, .* must make a BatchedEnv"),
         ("a_single_agent", "", r"made a Alone \(.*Discrete\(2\)\), but it must make a PettingZoo"),
         ("not_today", "", "raised RuntimeError: not today"),
+        ("fails_at_once", "", r"FailsAtOnce that cannot be played: OSError: no board \(test_user"),
+        ("leaves", "", r"raised SystemExit: 0 \(test_user_env.py, line"),
         ("dict", "", "made a dict .*gymnasium env whose"),
     ],
 )
@@ -133,11 +148,14 @@ def test_what_the_factory_does_wrong_is_named(factory: str, args: str, words: st
 
 def test_a_module_that_fails_is_not_called_missing(tmp_path: Path, monkeypatch) -> None:
     (tmp_path / "broken_game.py").write_text("1 / 0\n")
+    (tmp_path / "leaving_game.py").write_text("raise SystemExit(0)\n")
     (tmp_path / "lacking_game.py").write_text("import not_installed_here\n")
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match="importing broken_game raised ZeroDivisionError"):
         find_factory("broken_game:make")
+    with pytest.raises(ValueError, match="importing leaving_game raised SystemExit: 0"):
+        find_factory("leaving_game:make")
     with pytest.raises(ValueError, match="no module 'not_installed_here'"):
         find_factory("lacking_game:make")
 
