@@ -18,9 +18,9 @@ import numpy as np
 
 from hmasd.envs.base import BatchedEnv
 from hmasd.envs.contract import check_env, random_action
-from hmasd.envs.env_slice import EnvError
+from hmasd.envs.env_slice import RAISED, EnvError, told
 from hmasd.envs.registry import env_names, env_problem, make_env
-from hmasd.types import EnvOptions
+from hmasd.types import EnvOptions, EnvView
 
 EXIT_FAULTS = 1
 EXIT_BAD_INPUT = 2
@@ -94,9 +94,13 @@ def _check(args: argparse.Namespace, options: EnvOptions) -> list[str]:
     """Make the env, describe it and list its faults."""
     try:
         env = make_env(args.env, args.num_envs, args.episode_length, options)
+        with captured_output():
+            view = env.reset(0)
     except (EnvError, ValueError) as error:
         return [str(error)]
-    _describe(args.env, env)
+    except RAISED as error:
+        return [f"step 0: reset raised {told(error)}"]
+    _describe(args.env, env, view)
     with captured_output() as lines:
         faults = check_env(env, args.steps, args.seed)
     if len(lines) > MOST_LINES:
@@ -135,9 +139,8 @@ def captured_output() -> Iterator[list[str]]:
             lines += file.read().splitlines()
 
 
-def _describe(name: str, env: BatchedEnv) -> None:
+def _describe(name: str, env: BatchedEnv, view: EnvView) -> None:
     """Sizes and spaces, and what an adapter did."""
-    view = env.reset(0)
     print(
         f"{name}: {env.num_envs} envs, {env.num_agents} agents, observation {env.obs_size}, state "
         f"{env.state_size}, actions {env.action_space}, "

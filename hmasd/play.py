@@ -210,7 +210,7 @@ def _make_env(team: TrainedTeam, options: argparse.Namespace) -> BatchedEnv:
     Raises:
         PlayError: There is no such env, or it has other sizes.
     """
-    config = team.config
+    config = dataclasses.replace(team.config, env_workers=0)  # one game needs no worker
     name = options.env or config.env
     if options.env is not None or options.env_args is not None:
         config = dataclasses.replace(config, env_args=options.env_args or "")
@@ -251,7 +251,7 @@ def _picture(env: BatchedEnv) -> np.ndarray:
     """
     try:
         picture = env.render(0)
-    except (NotImplementedError, AttributeError) as error:
+    except (NotImplementedError, AttributeError, ValueError) as error:
         raise PlayError(f"this env draws no pictures ({error}), so there is no GIF") from error
     shape, dtype = np.shape(picture), getattr(picture, "dtype", type(picture).__name__)
     if len(shape) != 3 or shape[2] != 3 or dtype != np.uint8:

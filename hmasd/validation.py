@@ -48,12 +48,15 @@ def validate(config: Config) -> None:
 
 def describe(config: Config) -> str:
     """The numbers that follow from a valid configuration, a few lines to print at the start."""
+    first = f"{config.env}, seed {config.seed}, {config.device}, {config.threads} thread(s)"
+    if config.eval_only:
+        return first
     envs, steps, length = config.num_envs, config.rollout_length, config.episode_length
     interval = config.skill_interval
     rounds = -(-config.total_steps // config.batch_size)
     per_episode = -(-length // interval)
     lines = [
-        f"{config.env}, seed {config.seed}, {config.device}, {config.threads} thread(s)",
+        first,
         f"round: {envs} envs x {steps} steps = {config.batch_size:,} samples; "
         f"{rounds:,} rounds x {config.batch_size:,} = {rounds * config.batch_size:,} env steps"
         if config.sync_mode

@@ -7,6 +7,7 @@ as a user would; tests/envs/test_contract.py has those of batched envs.
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -37,6 +38,15 @@ class RaisesInReset(Walk):
         if self.resets > 3:
             raise OSError("no more boards")
         return super().reset(seed)
+
+
+class RaisesInSecondReset(RaisesInReset):
+    resets = 2
+
+
+class ABatchThatLeaves(Counter):
+    def reset(self, seed: int) -> Any:
+        sys.exit(0)
 
 
 class ReturnsNaN(Walk):
@@ -169,6 +179,8 @@ class NotAStep(Batched):
 FAULTS: dict[Callable[..., Any], str] = {
     RaisesInStep: "step 4 of episode 0 .*step raised ZeroDivisionError: no wind",
     RaisesInReset: "reset raised OSError: no more boards",
+    RaisesInSecondReset: "reset raised OSError: no more boards",
+    ABatchThatLeaves: r"step 0: reset raised SystemExit: 0 \(test_check_env.py, line",
     ReturnsNaN: r"env \d, step \d+: obs\[\d, 1, 2\] is nan",
     WrongShape: r"state is float32 of shape \(3,\), but must be float32 of \(2,\)",
     WrongType: "reward is <U4",

@@ -141,25 +141,31 @@ def test_the_envs_arguments_are_those_of_the_training_or_those_given(
     made = []
 
     def make(name, num_envs, episode_length, options):
-        made.append((name, options.env_args))
+        made.append((name, options.env_args, options.workers))
         return registry.make_env("counter", num_envs, episode_length)
 
     monkeypatch.setattr(play, "make_env", make)
     agent, _, _ = make_agent(config)
-    agent.save_model(Path("a.pth"), config=dataclasses.asdict(config) | {"env_args": "{a: 1}"})
+    trained = dataclasses.asdict(config) | {"env_args": "{a: 1}", "env_workers": 2}
+    agent.save_model(Path("a.pth"), config=trained)
     for words in ([], ["--env", "other"], ["--env-args", "{b: 2}"]):
         assert play.main(["--model-path", "a.pth", *words]) == 0
-    assert made == [("counter", "{a: 1}"), ("other", ""), ("counter", "{b: 2}")]
+    assert made == [("counter", "{a: 1}", 0), ("other", "", 0), ("counter", "{b: 2}", 0)]
 
 
 def refuse(index: int = 0) -> np.ndarray:
     raise NotImplementedError("no display")
 
 
+def ask(index: int = 0) -> np.ndarray:
+    raise ValueError("use render_mode")
+
+
 @pytest.mark.parametrize(
     ("render", "message"),
     [
         (refuse, "draws no pictures (no display)"),
+        (ask, "draws no pictures (use render_mode)"),
         (lambda index: None, "gave NoneType of shape ()"),
         (lambda index: np.zeros((4, 4)), "gave float64 of shape (4, 4)"),
     ],

@@ -140,6 +140,10 @@ def test_describe_states_the_arithmetic(good):
     assert "after 1 round(s), with 64 closed segments and 0 more cut" in text
 
 
+def test_describe_says_nothing_of_rounds_where_nothing_is_learned(good):
+    assert len(describe(dataclasses.replace(good, eval_only=True)).splitlines()) == 1
+
+
 def test_describe_notes_what_is_allowed_but_odd(good):
     assert "longer than an episode" in describe(dataclasses.replace(good, skill_interval=101))
     assert "may never learn" in describe(dataclasses.replace(good, total_steps=1024))

@@ -138,7 +138,7 @@ class Worker:
         if code < 0:
             how = f"was ended by signal {-code} ({signal.strsignal(-code)})"
         if code == -signal.SIGKILL:
-            how += ", as the system does when memory runs out"
+            how += ", which is what the system does when memory runs out,"
         return f"{how}{self._place()}{self._last_output()}"
 
     def _place(self) -> str:
