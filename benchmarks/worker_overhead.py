@@ -4,23 +4,27 @@
     python benchmarks/worker_overhead.py --env gym:lbforaging:Foraging-8x8-2p-2f-coop-v3
     python benchmarks/worker_overhead.py --collect
 
-Without `--env` the game is a loop of Python that takes `--microseconds` per step. Every row is
-compared with a plain Python loop over as many copies of the game in one process, with the same
-actions: `of ideal` is its rate over that of as many such loops as there are workers. With
-`--collect` a team chooses the actions, as in a training round, and the rows are compared with
-0 workers. One step is one step of one env with all its agents. The cases take turns, `--repeats`
-times, and the best of each counts.
+Without `--env` the game is a loop of Python that takes `--microseconds` per step. `of ideal`
+compares a row with plain Python loops over the copies of the game, with the same actions: one
+loop, or as many at once as there are workers, each over its share of the copies. The loops play
+gymnasium's and PettingZoo's games without the project's adapter, but ask for PettingZoo's `state()`
+where there is one, since training needs it. With `--collect` a team chooses the actions, as in a
+training round, and the rows are compared with 0 workers. One step is one step of one env with all
+its agents. The cases take turns, `--repeats` times, and the best of each counts.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import multiprocessing
 import sys
 import time
 from collections.abc import Callable
 from functools import partial
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from gymnasium.spaces import Discrete
@@ -32,7 +36,7 @@ from hmasd.config import Config
 from hmasd.envs.base import BatchedEnv
 from hmasd.envs.registry import make_env
 from hmasd.envs.single import SingleStep, SingleView
-from hmasd.envs.user_env import make_single
+from hmasd.envs.user_env import find_factory, make_single, parse_env_args
 
 WORKERS = (0, 1, 2)
 
@@ -97,24 +101,85 @@ def turns_of(microseconds: float) -> int:
     return round(microseconds * 1e-6 / (best[1] - best[0]) * 10_000)
 
 
-def plain_loop(config: Config, actions: np.ndarray) -> float:
-    """Seconds that a loop over the games takes; actions: [T, E, N]."""
-    games = [make_single(config.env, config.env_options) for _ in range(config.num_envs)]
+class OwnGame:
+    """A game of gymnasium or PettingZoo played as its package offers it."""
+
+    def __init__(self, game: Any) -> None:
+        """game: what the factory made."""
+        self.game = game
+        self.names = getattr(game, "possible_agents", None)
+        self.reset(0)
+        self.has_state = False
+        with contextlib.suppress(NotImplementedError, AttributeError):
+            self.has_state = self.names is not None and game.state() is not None
+        self.close = game.close
+
+    def reset(self, seed: int) -> None:
+        """Start anew."""
+        self.game.reset(seed=seed)
+
+    def step(self, action: np.ndarray) -> bool:
+        """Play; returns whether the episode ended."""
+        if self.names is None:
+            _, _, terminated, truncated, _ = self.game.step(tuple(action))
+            return bool(np.all(terminated) or np.all(truncated))
+        self.game.step(dict(zip(self.names, action, strict=True)))
+        if self.has_state:
+            self.game.state()
+        return not self.game.agents
+
+
+def make_games(config: Config, count: int) -> list[Any]:
+    """Copies of the game, whose `step` returns a `SingleStep` or whether the episode ended."""
+    if not config.env.startswith(("gym:", "pettingzoo:")):
+        return [make_single(config.env, config.env_options) for _ in range(count)]
+    factory, args = find_factory(config.env), parse_env_args(config.env_args)
+    return [OwnGame(factory(**args)) for _ in range(count)]
+
+
+def plain_loop(config: Config, actions: np.ndarray, start_line: Barrier | None = None) -> float:
+    """Seconds that a loop over as many games takes as there are actions for: [T, E, N]."""
+    games = make_games(config, actions.shape[1])
     for number, game in enumerate(games):
         game.reset(number)
     clocks = [0] * len(games)
+    if start_line is not None:
+        start_line.wait()
     start = time.perf_counter()
     for lock_step in actions:
         for number, game in enumerate(games):
             step = game.step(lock_step[number])
             clocks[number] += 1
-            if step.terminated or step.truncated or clocks[number] == config.episode_length:
+            ended = step if isinstance(step, bool) else step.terminated or step.truncated
+            if ended or clocks[number] == config.episode_length:
                 game.reset(number)
                 clocks[number] = 0
     elapsed = time.perf_counter() - start
     for game in games:
         game.close()
     return elapsed
+
+
+def put_plain_loop(results: Any, *arguments: Any) -> None:
+    """Send the result of `plain_loop` to another process."""
+    results.put(plain_loop(*arguments))
+
+
+def loops_at_once(config: Config, actions: np.ndarray, count: int) -> float:
+    """Seconds until `count` plain loops, each in a process of its own, have played their shares."""
+    # Not forked from this process: the copying of its memory would slow down the next case.
+    processes = multiprocessing.get_context("forkserver")
+    start_line, results = processes.Barrier(count), processes.SimpleQueue()
+    started = [
+        processes.Process(target=put_plain_loop, args=(results, config, share, start_line))
+        for share in np.array_split(actions, count, axis=1)
+    ]
+    for process in started:
+        process.start()
+    slowest = max(results.get() for _ in started)
+    for process in started:
+        process.join()
+    return slowest
 
 
 def play(env: BatchedEnv, actions: np.ndarray) -> float:
@@ -164,7 +229,10 @@ def main() -> None:
         else:
             shape = (args.steps, config.num_envs, made.num_agents)
             actions = np.random.default_rng(0).integers(0, made.action_space.n, shape)
-            cases = {"plain loop": partial(plain_loop, config, actions)}
+            cases = {
+                "1 loop": partial(plain_loop, config, actions),
+                "2 loops": partial(loops_at_once, config, actions, 2),
+            }
             cases |= {name: partial(play, env, actions) for name, env in envs.items()}
         best = dict.fromkeys(cases, np.inf)
         for _ in range(args.repeats):
@@ -174,13 +242,14 @@ def main() -> None:
 
 
 def report(best: dict[str, float], steps: int) -> None:
-    """Print a line per case; the first one is what the others are compared with."""
-    single = next(iter(best.values()))
+    """Print a line per case, compared with as many loops, or else with the first case."""
+    first = next(iter(best.values()))
+    whole = "ideal" if "1 loop" in best else "0 workers"
     for name, seconds in best.items():
-        count = max(int(name[0]), 1) if name[0].isdigit() else 1
+        loops = "2 loops" if name.startswith("2") else "1 loop"
         print(
             f"{name:>10}: {steps / seconds:9,.0f} steps/s, {1e6 * seconds / steps:7.1f} us a step, "
-            f"{single / seconds / count:6.1%} of ideal"
+            f"{best.get(loops, first) / seconds:6.1%} of {whole}"
         )
 
 

@@ -26,7 +26,7 @@ class Config:
     """How an environment's rewards per agent become the team's."""
     env_workers: int = 0
     """Processes that play a plain Python environment, each a share of the envs; 0: in this process.
-    Results are the same to the bit. Pays where a step of one env takes more than about 0.1 ms and
+    Results are the same to the bit. Pays where a step of one env takes more than about 20 us and
     there are cores to spare (docs/environments.md); batched environments have no use for it."""
     env_timeout: float = 60.0
     """Seconds that a worker may take to start, or for one step of all its envs, before it counts as

@@ -136,6 +136,12 @@ class EnvSlice:
         self.arrays = arrays
         self.first = first
         self._length = arrays.played.shape[1]  # L, the episode's limit
+        # Each field's array and the shape of one row of it, at hand for every step.
+        self._slots = {
+            field: (array, array.shape[1:])
+            for field, array in zip(arrays._fields, arrays, strict=True)
+            if array is not None
+        }
 
     def reset(self) -> None:
         """Start episode 0 of `arrays.seed` in every env."""
@@ -227,11 +233,11 @@ class EnvSlice:
             raise self._error(row, f"a view is a {type(view).__name__}, but must be a SingleView")
         self._put(row, "obs", view.obs)
         self._put(row, "state", view.state)
-        for field in ("action_mask", "alive"):
-            given, array = getattr(view, field), getattr(self.arrays, field)
-            if given is not None and array is not None:
-                self._put(row, field, given)
-            elif given is not array:
+        for field, given in (("action_mask", view.action_mask), ("alive", view.alive)):
+            if (given is not None) is (field in self._slots):
+                if given is not None:
+                    self._put(row, field, given)
+            else:
                 now, before = ("missing", "given") if given is None else ("given", "missing")
                 raise self._error(
                     row,
@@ -254,13 +260,13 @@ class EnvSlice:
 
     def _put(self, row: int, field: str, given: object) -> None:
         """Write one value; numpy would stretch a smaller one silently."""
-        array = getattr(self.arrays, field)
+        array, shape = self._slots[field]
         value = np.asarray(given)
-        if value.shape != array.shape[1:] or value.dtype.kind not in "fiub":
+        if value.shape != shape or value.dtype.kind not in "fiub":
             raise self._error(
                 row,
                 f"{field} is {value.dtype} of shape {value.shape}, but must be "
-                f"{array.dtype} of {array.shape[1:]}",
+                f"{array.dtype} of {shape}",
             )
         array[row] = value
 

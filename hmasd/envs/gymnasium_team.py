@@ -119,7 +119,7 @@ class GymnasiumTeam:
 
     def _team_reward(self, rewards: Any) -> float:
         """The team's of one per agent, or the one that came."""
-        if np.ndim(rewards) == 0:
+        if not isinstance(rewards, (list, tuple)) and np.ndim(rewards) == 0:
             return float(rewards)
         if len(rewards) != self.num_agents:
             raise ValueError(

@@ -55,7 +55,7 @@ class Worker:
         self._printed = b""
         self._is_over = False
         self._rows: BatchArrays | None = None
-        self._before = np.zeros(0)
+        self._before = np.zeros((2, 0), dtype=np.int64)  # episode and clock of its envs
         self.send(json.dumps(job._asdict()))
 
     @property
@@ -66,11 +66,12 @@ class Worker:
     def watch(self, rows: BatchArrays) -> None:
         """Know its rows of the shared arrays."""
         self._rows = rows
+        self._before = np.zeros((2, len(rows.clock)), dtype=np.int64)
 
     def note_progress(self) -> None:
         """Remember where its envs are, to see later how far a step came."""
         assert self._rows is not None, "a worker that plays is watched"
-        self._before = np.stack([self._rows.episode, self._rows.clock])
+        self._before[0], self._before[1] = self._rows.episode, self._rows.clock
 
     def send(self, text: str) -> None:
         """Tell it what to do; that a dead one does not hear is found when its answer is due."""
