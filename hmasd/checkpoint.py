@@ -125,11 +125,12 @@ def load(path: Path) -> dict[str, Any]:
     try:
         return _read(path)
     except _UnusableError as error:
-        good = newest_good(path.parent, but=path)
+        folders = (path, path / "models") if path.is_dir() else (path.parent,)
+        good = next(filter(None, (newest_good(folder, but=path) for folder in folders)), None)
         remedy = (
             f"The newest good checkpoint there is {good}: go on with --model-path {good}"
             if good is not None
-            else f"There is no good checkpoint in {path.parent}: start without --model-path"
+            else f"There is no good checkpoint in {folders[0]}: start without --model-path"
         )
         raise CheckpointError(f"cannot load checkpoint {path}: {error}. {remedy}.") from error
 
@@ -284,6 +285,8 @@ def _bytes_of(path: Path) -> bytes:
     """Reads the file."""
     if not path.exists():
         raise _UnusableError("there is no such file")
+    if path.is_dir():
+        raise _UnusableError("it is a folder, and a checkpoint is a file")
     if not path.is_file():
         raise _UnusableError("it is not a file")
     try:

@@ -31,6 +31,7 @@ EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
 _HELP = ("-h", "--help")
+_SWITCHES = {f.name.replace("_", "-") for f in dataclasses.fields(Config) if f.type == "bool"}
 
 logger = logging.getLogger(__name__)
 
@@ -87,6 +88,7 @@ def load_config(
         ConfigError: A setting is unknown or of a wrong type, or a file cannot be read.
         SystemExit: After --help (0) or a wrong flag (2), which the parser has explained.
     """
+    _refuse_values_of_switches(argv)
     sources = _sources(argv)
     file = {} if sources.config is None else read_yaml(sources.config)
     model_path = sources.model_path
@@ -162,13 +164,34 @@ def _start(preset: str | None) -> Config:
 
 
 def _stored(path: Path, preset: str | None, stored: Callable[[Path], Mapping[str, Any]]) -> Config:
-    """The settings that a checkpoint was trained with."""
+    """The settings that a checkpoint was trained with; its run's folder is where it lies now."""
     if preset is not None:
         raise ConfigError(
             f"--preset {preset} and --model-path {path} exclude each other: a checkpoint brings "
             "its own settings; leave --preset out"
         )
-    return stored_config(stored(path), path)
+    config = stored_config(stored(path), path)
+    if path.parent.name == "models":  # the stored folder may be relative, to another place
+        config = dataclasses.replace(config, output_dir=str(path.parent.parent))
+    return config
+
+
+def _refuse_values_of_switches(argv: Sequence[str]) -> None:
+    """A switch is on or off by its own name; the parser would only call the value unknown.
+
+    Raises:
+        ConfigError: Names the switch, the value and both ways to write it.
+    """
+    for word, following in zip(argv, [*argv[1:], "--"], strict=False):
+        flag, equals, value = word.partition("=")
+        name = flag.replace("_", "-").removeprefix("--").removeprefix("no-")
+        if not equals:
+            value = "" if following.startswith("-") else following
+        if flag.startswith("--") and name in _SWITCHES and (equals or value):
+            raise ConfigError(
+                f"{flag} {value}: this is a switch, which takes no value: write --{name} for yes, "
+                f"--no-{name} for no"
+            )
 
 
 def _refuse_other_shapes(old: Config, new: Config) -> None:

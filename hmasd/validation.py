@@ -190,10 +190,12 @@ def _fragment_problems(config: Config) -> Iterator[str]:
 def _network_problems(config: Config) -> Iterator[str]:
     size, heads = config.hidden_size, config.coordinator_heads
     if size >= 1 and heads >= 1 and size % heads:
+        sizes = " or ".join(str(n * heads) for n in (size // heads, size // heads + 1) if n > 0)
+        counts = " or ".join(map(str, _nearest_divisors(size, heads)))
         yield (
             f"hidden_size = {size} is not a multiple of coordinator_heads = {heads}: each head has "
-            f"hidden_size / coordinator_heads features; choose {max(1, size // heads) * heads} or "
-            f"{(size // heads + 1) * heads}"
+            f"hidden_size / coordinator_heads features; choose hidden_size {sizes}, or "
+            f"coordinator_heads {counts}"
         )
 
 
@@ -203,6 +205,12 @@ def _level_problems(config: Config) -> Iterator[str]:
             "high_level = 'random' with low_level = 'action' plays at random and learns nothing: "
             "set high_level = 'coordinator' or low_level = 'discoverer'"
         )
+
+
+def _nearest_divisors(number: int, near: int) -> list[int]:
+    """The divisors of a number next below and next above one that is none."""
+    divisors = [n for n in range(1, number + 1) if number % n == 0]
+    return [*[n for n in divisors if n < near][-1:], *[n for n in divisors if n > near][:1]]
 
 
 def _env_problems(config: Config) -> Iterator[str]:

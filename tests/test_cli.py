@@ -225,3 +225,35 @@ def test_the_script_refuses_bad_input_without_a_traceback(folder):
     )
     assert done.returncode == 2
     assert "batch_size = 1000" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("words", [["--agent-id", "True"], ["--agent_id=false"]])
+def test_a_value_after_a_switch_is_named_with_both_ways_to_write_it(folder, capsys, words):
+    assert cli.main(words) == cli.EXIT_BAD_INPUT
+    told = capsys.readouterr().err
+    assert "is a switch" in told and "write --agent-id for yes, --no-agent-id for no" in told
+
+
+def test_control_a_switch_before_another_flag_or_last_has_no_value(folder):
+    config = cli.load_config(["--agent-id", "--seed", "3", "--no-reset-hidden-on-skill"])
+    assert (config.agent_id, config.seed, config.reset_hidden_on_skill) == (True, 3, False)
+
+
+@pytest.mark.parametrize(
+    ("path", "words", "wanted"),
+    [
+        ("runs/a/models/m.pth", [], "runs/a"),
+        ("models/m.pth", [], "."),
+        ("runs/a/models/m.pth", ["--output-dir", "b"], "b"),
+        ("elsewhere/m.pth", [], "old"),
+    ],
+)
+def test_a_run_goes_on_in_the_folder_where_its_checkpoint_lies(folder, path, words, wanted):
+    words = ["--model-path", path, *words]
+    config = cli.load_config(words, stored=lambda _: {"output_dir": "old"})
+    assert config.output_dir == wanted
+
+
+def test_a_folder_as_model_path_is_named(folder, capsys):
+    assert cli.main(["--model-path", str(folder)]) == cli.EXIT_BAD_INPUT
+    assert f"{folder}: it is a folder, and a checkpoint is a file" in capsys.readouterr().err

@@ -48,7 +48,12 @@ def test_good_settings_pass(good):
         ({"clip": 0.0}, "clip = 0.0 must be more than 0"),
         ({"gamma": 1.01}, "gamma = 1.01 must be at most 1"),
         ({"gae_lambda": -0.1}, "gae_lambda = -0.1 must be at least 0"),
-        ({"coordinator_heads": 3}, "hidden_size = 64 .* coordinator_heads = 3.* 63 or 66"),
+        (
+            {"coordinator_heads": 3},
+            "hidden_size = 64 .* coordinator_heads = 3.* hidden_size 63 or 66, ",
+        ),
+        ({"coordinator_heads": 3}, "hidden_size = 64 .*, or coordinator_heads 2 or 4$"),
+        ({"coordinator_heads": 99}, "choose hidden_size 99, or coordinator_heads 64$"),
         ({"device": "cuda:99"}, "device = 'cuda:99'.*--device cpu"),
         ({"device": "nonsense"}, "device = 'nonsense'"),
         ({"device": "meta"}, "device = 'meta'"),
