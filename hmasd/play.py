@@ -12,11 +12,13 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+import yaml
 from gymnasium.spaces import Discrete
 
 from hmasd.checkpoint import CheckpointError
 from hmasd.envs.base import BatchedEnv
 from hmasd.envs.registry import make_env
+from hmasd.envs.user_env import parse_env_args
 from hmasd.rollout.episodes import Episode, EpisodeTracker
 from hmasd.settings import ConfigError
 from hmasd.trained_team import TrainedTeam
@@ -150,8 +152,8 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--env-args",
         metavar="YAML",
-        help="keyword arguments of the env's factory, as '{render_mode: rgb_array}', which many "
-        "envs of others need to draw; default: those of the training, unless --env is given",
+        help="keyword arguments of the env's factory; default: those of the training, unless --env "
+        "is given. Envs of gym: and pettingzoo: get render_mode: rgb_array beside them, to draw",
     )
     add("--out", type=Path, default=Path("game.gif"), metavar="FILE", help="default: game.gif")
     add("--episodes", type=_at_least(1), default=1, metavar="N", help="default: 1")
@@ -215,6 +217,7 @@ def _make_env(team: TrainedTeam, options: argparse.Namespace) -> BatchedEnv:
     if options.env is not None or options.env_args is not None:
         config = dataclasses.replace(config, env_args=options.env_args or "")
     try:
+        config = dataclasses.replace(config, env_args=_with_pictures(name, config.env_args))
         env = make_env(name, 1, options.max_steps or config.episode_length, config.env_options)
     except ValueError as error:
         raise PlayError(f"--env {name}: {error}") from error
@@ -234,6 +237,13 @@ def _make_env(team: TrainedTeam, options: argparse.Namespace) -> BatchedEnv:
             f"({'; '.join(problems)}): choose an env of the same sizes, or leave --env out"
         )
     return env
+
+
+def _with_pictures(name: str, env_args: str) -> str:
+    """The factory's arguments, with the one that makes packages' envs draw unless it is given."""
+    if not name.startswith(("gym:", "pettingzoo:")):
+        return env_args
+    return yaml.safe_dump({"render_mode": "rgb_array"} | parse_env_args(env_args))
 
 
 def _actions(space: object) -> str:

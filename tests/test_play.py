@@ -13,6 +13,7 @@ from PIL import Image
 from hmasd import commands, play
 from hmasd.config import Config
 from hmasd.envs import registry
+from hmasd.envs.user_env import parse_env_args
 from hmasd.play import Skills, parse_skills, play_episode
 from hmasd.trained_team import TrainedTeam
 from hmasd.training.evaluation import play_episodes
@@ -151,6 +152,29 @@ def test_the_envs_arguments_are_those_of_the_training_or_those_given(
     for words in ([], ["--env", "other"], ["--env-args", "{b: 2}"]):
         assert play.main(["--model-path", "a.pth", *words]) == 0
     assert made == [("counter", "{a: 1}", 0), ("other", "", 0), ("counter", "{b: 2}", 0)]
+
+
+@pytest.mark.parametrize(
+    ("words", "args"),
+    [
+        (["--env", "gym:a"], {"render_mode": "rgb_array"}),
+        (["--env", "gym:a", "--env-args", "{b: 2}"], {"render_mode": "rgb_array", "b": 2}),
+        (["--env", "pettingzoo:a", "--env-args", "{render_mode: x}"], {"render_mode": "x"}),
+        (["--env", "my_game:Meeting"], {}),
+    ],
+)
+def test_envs_of_packages_are_asked_to_draw(
+    path: Path, words: list[str], args: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = []
+
+    def make(name, num_envs, episode_length, options):
+        made.append(parse_env_args(options.env_args))
+        return registry.make_env("counter", num_envs, episode_length)
+
+    monkeypatch.setattr(play, "make_env", make)
+    assert play.main(["--model-path", str(path), *words]) == 0
+    assert made == [args]
 
 
 def refuse(index: int = 0) -> np.ndarray:
