@@ -75,9 +75,8 @@ def sizes_of(env: SingleEnv) -> GameSizes:
         raise EnvError(f"reset of seed 0 raised {told(error)}") from error
     has_mask, has_alive = view.action_mask is not None, view.alive is not None
     notes = tuple(getattr(env, "notes", ()))
-    return GameSizes(
-        env.num_agents, env.obs_size, env.state_size, space, has_mask, has_alive, notes
-    )
+    agents, obs, state = int(env.num_agents), int(env.obs_size), int(env.state_size)
+    return GameSizes(agents, obs, state, space, has_mask, has_alive, notes)
 
 
 def array_shapes(

@@ -11,9 +11,11 @@ takes `num_envs`, a `BatchedEnv`; one that takes `team_reward` is told that sett
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import inspect
 import os
+import pkgutil
 import sys
 from collections.abc import Callable, Collection
 from functools import partial
@@ -177,11 +179,22 @@ def _import(name: str, spec: str) -> Any:
         missing = error.name or name
         package = missing.partition(".")[0]
         remedy = f"looked in {folder} and among the installed packages"
-        if package in _EXTRAS:
+        if missing != package and package in sys.modules:
+            remedy = f"{package} is installed, but has others{_nearest_module(missing)}"
+        elif package in _EXTRAS:
             remedy = install_line(_EXTRAS[package])
         raise ValueError(f"env = {spec!r}: there is no module {missing!r}: {remedy}") from error
     except RAISED as error:
         raise ValueError(f"env = {spec!r}: importing {name} raised {told(error)}") from error
+
+
+def _nearest_module(missing: str) -> str:
+    """The module of a name like the missing one beside which it should be, in words, if any."""
+    parent, _, name = missing.rpartition(".")
+    folders = getattr(sys.modules[parent], "__path__", [])  # only a package has them
+    beside = [found.name for found in pkgutil.iter_modules(folders)]
+    near = difflib.get_close_matches(name, beside, n=1)
+    return f"; did you mean {parent}.{near[0]}?" if near else ""
 
 
 def _attribute(module: Any, name: str) -> Callable[..., Any]:

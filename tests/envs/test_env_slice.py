@@ -14,6 +14,7 @@ from gymnasium.spaces import Discrete, MultiDiscrete
 from hmasd.envs.env_slice import EnvError, episode_seed, sizes_of
 from hmasd.envs.single import SingleStep, SingleView
 from hmasd.envs.vector import SingleEnvBatch, make_batch
+from hmasd.envs.worker_process import decode_sizes, encode_sizes
 from tests.helpers.single_envs import Walk
 
 
@@ -132,6 +133,12 @@ def test_a_fault_in_the_first_reset_is_named() -> None:
 
     with pytest.raises(EnvError, match="reset of seed 0 raised OSError: no game here"):
         make_batch(Broken, 2, 5)
+
+
+def test_sizes_of_numpy_are_sizes() -> None:
+    game = Walk()
+    game.obs_size = np.int64(3)
+    assert decode_sizes(encode_sizes(sizes_of(game))) == sizes_of(Walk())
 
 
 def test_episode_seeds_are_far_apart() -> None:

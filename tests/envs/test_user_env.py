@@ -158,6 +158,12 @@ def test_a_module_that_fails_is_not_called_missing(tmp_path: Path, monkeypatch) 
         find_factory("leaving_game:make")
     with pytest.raises(ValueError, match="no module 'not_installed_here'"):
         find_factory("lacking_game:make")
+    with pytest.raises(ValueError, match=r"but has others; did you mean tests.helpers.envs\?"):
+        find_factory("tests.helpers.envz:Counter")
+    with pytest.raises(ValueError, match=r"tests is installed, but has others$"):
+        find_factory("tests.nothing_like_it:Counter")
+    with pytest.raises(ValueError, match=r"numbers is installed, but has others$"):
+        find_factory("numbers.no_package:make")
 
 
 @pytest.mark.parametrize(
