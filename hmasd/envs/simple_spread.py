@@ -172,7 +172,17 @@ def _restart_all(memory: _Memory, obs: np.ndarray) -> None:
 
 
 @njit(cache=True)
-def _step_all(action: np.ndarray, memory: _Memory, episode_length: int, out: _Out) -> None:
+def _remember(memory: _Memory, ends: _Memory, env: int) -> None:
+    """Keep how the episode of `env` ended, for its picture."""
+    ends.position[env] = memory.position[env]
+    ends.landmark[env] = memory.landmark[env]
+    ends.clock[env] = memory.clock[env]
+
+
+@njit(cache=True)
+def _step_all(
+    action: np.ndarray, memory: _Memory, ends: _Memory, episode_length: int, out: _Out
+) -> None:
     """Play one step in every env and restart those that ended; action: [E, N]."""
     force = np.empty(memory.position.shape[1:])
     for env in range(memory.clock.shape[0]):
@@ -185,6 +195,7 @@ def _step_all(action: np.ndarray, memory: _Memory, episode_length: int, out: _Ou
         out.success[env] = ended and covered
         _draw(memory, env, out.final_obs)
         if ended:
+            _remember(memory, ends, env)
             _restart(memory, env)
             _draw(memory, env, out.obs)
         else:
@@ -227,14 +238,8 @@ class SimpleSpread:
         self.state_size = num_agents * self.obs_size
         self.action_space: Space = Discrete(NUM_ACTIONS)
         self._started = False
-        points = (num_envs, num_agents, 2)
-        self._memory = _Memory(
-            position=np.zeros(points),
-            velocity=np.zeros(points),
-            landmark=np.zeros(points),
-            clock=np.zeros(num_envs, dtype=np.int64),
-            rng=np.zeros(num_envs, dtype=np.uint64),
-        )
+        self._memory = _make_memory(num_envs, num_agents)
+        self._ends = _make_memory(num_envs, num_agents)  # of episodes that the last step ended
         self._out = _Out(
             obs=np.zeros((num_envs, num_agents, self.obs_size), dtype=np.float32),
             final_obs=np.zeros((num_envs, num_agents, self.obs_size), dtype=np.float32),
@@ -248,7 +253,7 @@ class SimpleSpread:
         """Start new episodes in all envs; what env e does depends on (seed, e) alone."""
         self._memory.rng[:] = seed_states(seed, self.num_envs)
         _restart_all(self._memory, self._out.obs)
-        self._started = True
+        self._start()
         return EnvView(self._out.obs, self._join(self._out.obs))
 
     def step(self, action: np.ndarray) -> EnvStep:
@@ -262,7 +267,7 @@ class SimpleSpread:
             raise RuntimeError("step() before reset(): call reset(seed) or set_state(state) first")
         out = self._out
         action = check_actions(action, (self.num_envs, self.num_agents), NUM_ACTIONS)
-        _step_all(action, self._memory, self.episode_length, out)
+        _step_all(action, self._memory, self._ends, self.episode_length, out)
         return EnvStep(
             view=EnvView(out.obs, self._join(out.obs)),
             reward=out.reward,
@@ -296,22 +301,39 @@ class SimpleSpread:
         for name, array in memory.items():
             array[:] = state[name]
         _draw_all(self._memory, self._out.obs)
-        self._started = True
+        self._start()
 
     def render(self, index: int = 0) -> np.ndarray:
         """Picture of game `index`: [440, 400, 3] uint8."""
         if not 0 <= index < self.num_envs:
             raise ValueError(f"there is no env {index} to draw: there are {self.num_envs} envs")
+        memory = self._ends if self._out.truncated[index] else self._memory
         return draw_picture(
-            self._memory.position[index],
-            self._memory.landmark[index],
+            memory.position[index],
+            memory.landmark[index],
             (AGENT_RADIUS, COVER_RADIUS),
-            (int(self._memory.clock[index]), self.episode_length),
+            (int(memory.clock[index]), self.episode_length),
         )
 
     def close(self) -> None:
         """Give back what the env holds: nothing but memory."""
 
+    def _start(self) -> None:
+        """All games begin or go on from here: none has ended with the last step."""
+        self._out.truncated[:] = False
+        self._started = True
+
     def _join(self, obs: np.ndarray) -> np.ndarray:
         """The agents' observations as the state: [E, N, O] -> [E, N * O], no copy."""
         return obs.reshape(self.num_envs, self.state_size)
+
+
+def _make_memory(num_envs: int, num_agents: int) -> _Memory:
+    """New arrays for the memory of `num_envs` games."""
+    return _Memory(
+        position=np.zeros((num_envs, num_agents, 2)),
+        velocity=np.zeros((num_envs, num_agents, 2)),
+        landmark=np.zeros((num_envs, num_agents, 2)),
+        clock=np.zeros(num_envs, dtype=np.int64),
+        rng=np.zeros(num_envs, dtype=np.uint64),
+    )

@@ -8,6 +8,7 @@ import pytest
 from hmasd.envs.contract import check_env
 from hmasd.envs.registry import make_env
 from hmasd.envs.simple_spread import SimpleSpread
+from hmasd.envs.simple_spread_picture import SIDE
 
 
 @pytest.mark.parametrize(
@@ -122,6 +123,29 @@ def test_needs_a_start_and_sensible_numbers() -> None:
     for numbers in ((0, 100, 3), (2, 0, 3), (2, 100, 0)):
         with pytest.raises(ValueError, match="at least 1"):
             SimpleSpread(*numbers)
+
+
+def test_the_picture_after_an_episodes_last_step_shows_its_end() -> None:
+    env, longer = SimpleSpread(2, episode_length=3), SimpleSpread(2, episode_length=9)
+    for one in (env, longer):
+        one.reset(4)
+        state = one.get_state()
+        state["clock"][:] = (2, 0)
+        one.set_state(state)
+        ended = one.step(np.full((2, 3), 4)).truncated
+    assert ended.tolist() == [False, False] and not np.array_equal(env.render(0), env.render(1))
+    picture = SIDE  # below it the bar tells the time of an episode of another length
+    for game in (0, 1):
+        assert (env.render(game)[:picture] == longer.render(game)[:picture]).all()
+    env.step(np.full((2, 3), 4))
+    assert (env.render(0)[:picture] != longer.render(0)[:picture]).any(), "the next one goes on"
+    begun = env.get_state()
+    env.step(np.zeros((2, 3), dtype=np.int64))
+    env.set_state(begun)
+    fresh = SimpleSpread(2, episode_length=3)
+    fresh.reset(0)
+    fresh.set_state(begun)
+    assert (env.render(1) == fresh.render(1)).all(), "who sets a state sees that state"
 
 
 def situation(name: str, agent: int, value: tuple[float, float]) -> np.ndarray:
