@@ -7,7 +7,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from datetime import timedelta
-from types import TracebackType
 from typing import NamedTuple, TextIO
 
 from rich.text import Text
@@ -112,12 +111,7 @@ class Progress:
         self._live.__enter__()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._live.close()
 
     def _join(self, is_short: bool) -> Text:
