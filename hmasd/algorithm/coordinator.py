@@ -95,6 +95,7 @@ class Coordinator:
         for _ in range(self.config.coordinator_epochs):
             ratio_error = self._step(batch, means)
             ratio_start = ratio_error if ratio_start is None else ratio_start
+        self.learner.check()
         metrics = means.result("high")
         if ratio_start is not None:
             metrics["high/ratio_start"] = 1.0 + float(ratio_start)

@@ -163,6 +163,8 @@ class Discoverer:
             ratio_error = self._actor_step(actor_batch, means)
             ratio_start = ratio_error if ratio_start is None else ratio_start
             self._critic_step(critic_batch, means)
+        self.actor_learner.check()
+        self.critic_learner.check()
         explained = losses.explained_variance(
             critic_batch.value, critic_batch.target, critic_batch.weight
         )

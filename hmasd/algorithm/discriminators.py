@@ -113,6 +113,8 @@ class Discriminators:
                 self._team_step(pairs, means)
             if self.individual_counts:
                 self._individual_step(pairs, means)
+        self.team_learner.check()
+        self.individual_learner.check()
         return means.result("disc") | chance
 
     def _team_step(self, pairs: dict[str, Tensor], means: Means) -> None:

@@ -31,23 +31,55 @@ class Learner:
         self.optimizer = ClippedAdam(
             _flatten(network), config.max_grad_norm, config.learning_rate, config.adam_eps
         )
+        self._losses: list[Tensor] = []  # since the last `check`, as are the norms
+        self._norms: list[Tensor] = []
+
+    @property
+    def gradient(self) -> Tensor:
+        """The gradient of all parameters: one flat tensor, of which theirs are views."""
+        gradient = self.optimizer.flat.grad
+        assert gradient is not None, "made with the flat parameters"
+        return gradient
 
     def step(self, loss: Tensor) -> Tensor:
         """Backward, clip, step; returns the gradient's norm before clipping.
 
-        Raises:
-            TrainingError: the loss or its gradient is not finite; no parameter has been changed.
+        Nothing here waits for the device. If a loss or its gradient is not finite, this step and
+        those that follow change nothing until `check`, which raises; the norm is not finite then.
         """
-        gradient = self.optimizer.flat.grad
-        assert gradient is not None, "made with the flat parameters"
-        gradient.zero_()
-        if not math.isfinite(loss.item()):
-            raise TrainingError(self._diverged("loss", loss.item()))
+        self.gradient.zero_()
+        self.backward(loss)
+        return self.apply()
+
+    def backward(self, loss: Tensor) -> None:
+        """Add a loss's gradient to what is there already."""
         loss.backward()
-        norm = self.optimizer.step()
-        if not math.isfinite(norm.item()):
-            raise TrainingError(self._diverged("gradient norm", norm.item()))
-        return norm
+        self._losses.append(loss.detach())
+        self._spoil_unless_finite(self._losses[-1])
+
+    def apply(self) -> Tensor:
+        """Clip and step along the gradient that is there; returns its norm before clipping."""
+        for norm in self._norms[-1:]:
+            self._spoil_unless_finite(norm)
+        self._norms.append(self.optimizer.step())
+        return self._norms[-1]
+
+    def check(self) -> None:
+        """Look at all losses and norms since the last check, in one wait for the device.
+
+        Raises:
+            TrainingError: one is not finite; no parameter has been changed from there on.
+        """
+        num_losses, values = len(self._losses), [*self._losses, *self._norms]
+        self._losses, self._norms = [], []
+        for place, value in enumerate(torch.stack(values).tolist() if values else []):
+            if not math.isfinite(value):
+                what = "loss" if place < num_losses else "gradient norm"
+                raise TrainingError(self._diverged(what, value))
+
+    def _spoil_unless_finite(self, number: Tensor) -> None:
+        """Keep Adam from moving: 0 · x is NaN where x is not finite, and nobody has to look."""
+        self.gradient[0].add_(0 * number)
 
     def state_dict(self) -> dict[str, Any]:
         """Adam's moments and its count of steps."""

@@ -43,8 +43,9 @@ class ClippedAdam:
             return kernel(flat.detach(), gradient, *moments, *numbers)
 
     def _step_eager(self, gradient: Tensor) -> Tensor:
+        """The same without waiting for the device: torch's fused Adam reads `found_inf` there."""
         norm = torch.linalg.vector_norm(gradient)
-        if torch.isfinite(norm):
-            gradient.mul_((self.max_norm / (norm + 1e-6)).clamp(max=1.0))
-            self.adam.step()
+        gradient.mul_((self.max_norm / (norm + 1e-6)).clamp(max=1.0))
+        self.adam.found_inf = (~torch.isfinite(norm)).to(gradient.dtype)
+        self.adam.step()
         return norm

@@ -8,6 +8,7 @@ from torch import nn
 
 from hmasd.algorithm.optimization import Learner, Means, TrainingError
 from hmasd.config import Config
+from hmasd.kernels import build
 
 
 def learner(max_norm: float = 10.0, learning_rate: float = 0.1) -> Learner:
@@ -43,8 +44,12 @@ def test_gradients_do_not_add_up_over_steps() -> None:
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 @pytest.mark.parametrize("where", ["loss", "gradient"])
-def test_a_loss_that_is_not_finite_stops_before_the_step(bad: float, where: str) -> None:
+@pytest.mark.parametrize("fast", [True, False])
+def test_a_loss_that_is_not_finite_stops_before_the_step(
+    bad: float, where: str, fast: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """sqrt(0) has a finite value and an infinite slope: the loss alone is not enough to look at."""
+    monkeypatch.setattr(build._switch, "enabled", fast)
     toy = learner()
     toy.step(toy.network.weight.square().sum())  # Adam has moments now
     weight = toy.network.weight.detach().clone()
@@ -54,11 +59,34 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(bad: float, where: str)
     else:
         loss = (toy.network.weight - weight).abs().sum().sqrt() * (1 if bad == bad else -1)
         assert loss.isfinite()
-    with pytest.raises(TrainingError, match=f"toy net's {where}"):
-        toy.step(loss)
+    assert not toy.step(loss).isfinite()
+    toy.step(toy.network.weight.square().sum())  # nor does the update go on from there
     assert torch.equal(toy.network.weight, weight)
     for name, value in toy.state_dict()["state"][0].items():
         assert torch.equal(value, moments[name])
+    with pytest.raises(TrainingError, match=f"toy net's {where}.* is (nan|inf)"):
+        toy.check()
+
+
+def test_the_next_update_starts_anew_after_an_error() -> None:
+    toy = learner()
+    toy.step(toy.network.weight.sum() * float("nan"))
+    with pytest.raises(TrainingError):
+        toy.check()
+    before = toy.network.weight.detach().clone()
+    toy.step(toy.network.weight.square().sum())
+    toy.check()
+    assert not torch.equal(toy.network.weight, before)
+
+
+def test_a_loss_in_parts_steps_like_the_whole() -> None:
+    whole, parts = learner(), learner()
+    norm = whole.step((whole.network.weight * torch.tensor([[3.0, -4.0]])).sum())
+    parts.gradient.zero_()
+    for of_part in ([[3.0, 0.0]], [[0.0, -4.0]]):
+        parts.backward((parts.network.weight * torch.tensor(of_part)).sum())
+    assert torch.equal(parts.apply(), norm)
+    assert torch.equal(parts.network.weight, whole.network.weight)
 
 
 def test_a_finite_loss_does_step() -> None:
