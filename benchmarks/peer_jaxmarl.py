@@ -18,7 +18,7 @@ import time
 from typing import Any, NamedTuple
 
 CLIP, GAMMA, GAE_LAMBDA = 0.2, 0.99, 0.95
-ENTROPY_COEF, VALUE_COEF, MAX_GRAD_NORM, LEARNING_RATE = 0.01, 0.5, 0.5, 2e-3
+ENTROPY_COEF, VALUE_COEF, MAX_GRAD_NORM = 0.01, 0.5, 0.5
 
 
 def parse() -> argparse.Namespace:
@@ -32,6 +32,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--warm-up", type=int, default=2, help="rounds that are not counted")
     parser.add_argument("--rounds", type=int, default=20, help="rounds that are counted")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--learning-rate", type=float, default=2e-3)
+    parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.threads])
     os.environ["JAX_PLATFORMS"] = "cpu"
@@ -41,7 +43,6 @@ def parse() -> argparse.Namespace:
 if __name__ == "__main__":
     ARGS = parse()
 
-import distrax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -134,7 +135,8 @@ class Trainer:
                 apply_fn=network.apply,
                 params=network.init(k, hidden, x[None], restart[None]),
                 tx=optax.chain(
-                    optax.clip_by_global_norm(MAX_GRAD_NORM), optax.adam(LEARNING_RATE, eps=1e-5)
+                    optax.clip_by_global_norm(MAX_GRAD_NORM),
+                    optax.adam(self.args.learning_rate, eps=1e-5),
                 ),
             )
             for network, k, x in (
@@ -187,8 +189,7 @@ class Trainer:
         critic_hidden, value = self.critic.apply(
             states[1].params, hidden[1], world[None], restart[None]
         )
-        policy = distrax.Categorical(logits=logits[0])
-        action = policy.sample(seed=action_key)
+        action = jax.random.categorical(action_key, logits[0])
         played = dict(zip(self.agents, action.reshape(len(self.agents), -1), strict=True))
         obs, env_state, reward, done, _ = jax.vmap(self.env.step)(
             jax.random.split(env_key, self.args.num_envs), env_state, played
@@ -199,7 +200,7 @@ class Trainer:
             world,
             restart,
             action,
-            policy.log_prob(action),
+            _logp(logits[0], action),
             value[0, :, 0],
             jnp.concatenate([reward[agent] for agent in self.agents]),
             ended,
@@ -210,12 +211,13 @@ class Trainer:
         self, params: Any, hidden: jax.Array, steps: Step, advantage: jax.Array
     ) -> jax.Array:
         _, logits = self.actor.apply(params, hidden, steps.obs, steps.restart)
-        policy = distrax.Categorical(logits=logits)
-        ratio = jnp.exp(policy.log_prob(steps.action) - steps.logp)
+        ratio = jnp.exp(_logp(logits, steps.action) - steps.logp)
         advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
         clipped = jnp.clip(ratio, 1 - CLIP, 1 + CLIP)
         loss = -jnp.minimum(ratio * advantage, clipped * advantage).mean()
-        return loss - ENTROPY_COEF * policy.entropy().mean()
+        logp = jax.nn.log_softmax(logits)
+        entropy = -(jnp.exp(logp) * logp).sum(-1)
+        return loss - ENTROPY_COEF * entropy.mean()
 
     def _critic_loss(
         self, params: Any, hidden: jax.Array, steps: Step, target: jax.Array
@@ -225,6 +227,11 @@ class Trainer:
         clipped = steps.value + (value - steps.value).clip(-CLIP, CLIP)
         worst = jnp.maximum(jnp.square(value - target), jnp.square(clipped - target))
         return VALUE_COEF * 0.5 * worst.mean()
+
+
+def _logp(logits: jax.Array, action: jax.Array) -> jax.Array:
+    """Log-probability of each action: [..., A] and [...]."""
+    return jnp.take_along_axis(jax.nn.log_softmax(logits), action[..., None], -1)[..., 0]
 
 
 def _advantages(steps: Step, last_value: jax.Array) -> jax.Array:
@@ -244,7 +251,7 @@ def _advantages(steps: Step, last_value: jax.Array) -> jax.Array:
 def main() -> None:
     """Train for some rounds and print one line of JSON."""
     trainer = Trainer(ARGS)
-    carry = jax.jit(trainer.start)(jax.random.PRNGKey(0))
+    carry = jax.jit(trainer.start)(jax.random.PRNGKey(ARGS.seed))
     start = time.perf_counter()
     program = jax.jit(trainer.round, donate_argnums=0).lower(carry).compile()
     compile_seconds = time.perf_counter() - start
@@ -265,6 +272,7 @@ def main() -> None:
         "compile_seconds": compile_seconds,
         "reward_first": rewards[0],
         "reward_last": rewards[-1],
+        "reward_last_tenth": float(np.mean(rewards[-max(1, len(rewards) // 10) :])),
         "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "load": os.getloadavg()[0],
     }
