@@ -13,7 +13,7 @@ FLOORS = {
     name: floor
     for floor, names in enumerate(
         (
-            ("types", "config"),
+            ("types", "config", "processes"),
             ("kernels", "settings", "presets", "checkpoint", "distributed", "envs", "telemetry"),
             ("modules", "validation", "viz"),
             ("networks",),
@@ -30,12 +30,13 @@ FLOORS = {
     for name in names
 }
 SIDE_ROOMS = {  # each stands beside the walk and may import only these
-    "envs": {"types", "envs"},
+    "envs": {"types", "envs", "processes"},
     "telemetry": {"types", "config", "telemetry"},
     "distributed": {"types", "config"},
     "checkpoint": {"types", "config"},
     "config": {"types"},
     "types": set(),
+    "processes": set(),
     "settings": {"config"},
     "presets": {"config"},
     "validation": {"config", "settings", "envs"},

@@ -6,7 +6,6 @@ ended it. A lock that the processes inherit keeps a second one out as long as on
 
 from __future__ import annotations
 
-import ctypes
 import dataclasses
 import fcntl
 import os
@@ -16,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
@@ -23,6 +23,7 @@ from hmasd import checkpoint
 from hmasd.bench import files
 from hmasd.bench.spec import RunKey
 from hmasd.config import Config
+from hmasd.processes import die_with
 from hmasd.settings import ConfigError
 from hmasd.telemetry.jsonl import last_line
 from hmasd.telemetry.writers import METRICS_FILE
@@ -33,7 +34,6 @@ STOPPED = {-signal.SIGINT, -signal.SIGTERM} | {
     128 + number for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
 }
 """Exit codes of a training that somebody stopped: it is not finished, but did not fail."""
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 class Job:
@@ -101,7 +101,7 @@ class Job:
             env=os.environ | {"OMP_NUM_THREADS": "1", "TERM": "dumb"},
             pass_fds=[lock.fileno()],
             start_new_session=True,  # a terminal's Ctrl-C reaches it once, through `stop`
-            preexec_fn=_die_with_parent,
+            preexec_fn=partial(die_with, os.getpid()),
         )
 
     def poll(self) -> bool:
@@ -184,9 +184,3 @@ def _try_lock(file: TextIO) -> bool:
     except BlockingIOError:
         return False
     return True
-
-
-def _die_with_parent() -> None:
-    """In the child: end when the comparison is killed (Linux; elsewhere the lock must do)."""
-    if sys.platform.startswith("linux"):
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -13,15 +13,12 @@ connection closes, however that came about.
 
 from __future__ import annotations
 
-import ctypes
-import faulthandler
 import importlib
 import io
 import json
 import math
 import mmap
 import os
-import signal
 import sys
 import traceback
 from multiprocessing.connection import Connection
@@ -32,11 +29,10 @@ from gymnasium.spaces import Box, Discrete, Space
 
 from hmasd.envs.env_slice import BatchArrays, EnvSlice, GameSizes, array_shapes, rows, sizes_of
 from hmasd.envs.single import SingleEnv
+from hmasd.processes import die_with, leave_signals_to_the_parent, tell_where_it_hangs
 
 DONE, FAILED = b"+", b"-"  # the first byte of an answer
-STACK_SIGNAL = signal.SIGUSR1  # makes a worker print where it is
 _ALIGNMENT = 64  # bytes, a cache line: two workers never write to the same one
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 class Job(NamedTuple):
@@ -106,28 +102,10 @@ def decode_sizes(text: bytes) -> GameSizes:
 def main(argv: list[str]) -> None:
     """Serve the parent until it closes the connection; argv: connection, shared file, its pid."""
     connection, memory, parent = int(argv[0]), int(argv[1]), int(argv[2])
-    faulthandler.enable()
-    faulthandler.register(STACK_SIGNAL)
-    _die_with(parent)
-    _leave_signals_to_the_parent()
+    tell_where_it_hangs()
+    die_with(parent)
+    leave_signals_to_the_parent()
     _serve(Connection(connection), memory)
-
-
-def _die_with(parent: int) -> None:
-    """Be killed when the parent dies, even inside an env that hangs (Linux)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it died before
-        os._exit(0)
-
-
-def _leave_signals_to_the_parent() -> None:
-    """Go on at Ctrl-C and at a scheduler's SIGTERM: the parent saves first and then ends this.
-
-    A handler that does nothing, because programs started by an env inherit ignored signals.
-    """
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda number, frame: None)
 
 
 def _serve(connection: Connection, memory: int) -> None:
