@@ -46,6 +46,8 @@ class ClippedAdam:
         """The same without waiting for the device: torch's fused Adam reads `found_inf` there."""
         norm = torch.linalg.vector_norm(gradient)
         gradient.mul_((self.max_norm / (norm + 1e-6)).clamp(max=1.0))
-        self.adam.found_inf = (~torch.isfinite(norm)).float()  # fp32, whatever the parameters are
+        finite = torch.isfinite(norm)
+        # fp32, whatever the parameters are; an attribute that the types of torch do not know
+        self.adam.found_inf = (~finite).float()  # type: ignore[attr-defined]
         self.adam.step()
         return norm

@@ -1,4 +1,4 @@
-"""A GRU over sequences whose state restarts where an episode does: compiled kernel, eager twin."""
+"""A GRU over sequences whose state restarts where an episode does: fast paths, eager twin."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from hmasd.kernels.build import fast_available
+from hmasd.kernels.packed import gru_sequence_packed
 
 
 def gru_sequence(
     x: Tensor, h0: Tensor, keep: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor, b_hh: Tensor
 ) -> Tensor:
-    """Run `L` steps of `B` sequences; float32 on the CPU takes the compiled kernel.
+    """Run `L` steps of `B` sequences: the compiled kernel for float32 on the CPU, cuDNN on a GPU.
 
     With h = keep_t h_{t-1} and the gates in torch's order (r, z, n):
     r, z = σ(W x_t + b + U h + c), n = tanh(W_n x_t + b_n + r (U_n h + c_n)), h_t = (1-z) n + z h.
@@ -23,7 +24,8 @@ def gru_sequence(
     Args:
         x: [L, B, I].
         h0: [B, H], the state before the first step.
-        keep: [L, B] float, 0 where the state restarts before this step, else 1. No gradient.
+        keep: [L, B] float, 0 where the state restarts before this step, else 1. No gradient. On
+            the host where x is on a GPU, or the host waits for the GPU to read it.
         w_ih: [3H, I], W.
         w_hh: [3H, H], U.
         b_ih: [3H], b.
@@ -34,6 +36,8 @@ def gru_sequence(
     """
     arguments = (x, h0, keep, w_ih, w_hh, b_ih, b_hh)
     _check_shapes(*arguments)
+    if x.is_cuda:
+        return gru_sequence_packed(*arguments)
     if not _suits_kernel(arguments) or not fast_available():
         return gru_sequence_eager(*arguments)
     if torch.is_grad_enabled() and any(argument.requires_grad for argument in arguments):
