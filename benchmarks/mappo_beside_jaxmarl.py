@@ -94,7 +94,8 @@ def main() -> None:
     better = probability_of_improvement_interval([ours], [theirs])
     p_value = improvement_p_value([ours], [theirs])
     print(
-        f"ours is better in {better.value:.0%} [{better.low:.0%}, {better.high:.0%}], p {p_value:.2f}"
+        f"ours is better in {better.value:.0%} [{better.low:.0%}, {better.high:.0%}], "
+        f"p {p_value:.2f}"
     )
 
 

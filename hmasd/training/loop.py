@@ -42,6 +42,7 @@ def train(config: Config) -> int:
     """Train from the start, or from --model-path; returns the exit code."""
     torch.set_num_threads(config.threads)
     torch.set_float32_matmul_precision(config.matmul_precision)
+    torch.backends.cudnn.allow_tf32 = config.matmul_precision != "highest"  # in its GRU, too
     keep_freed_memory()
     return Trainer(config).run()
 
