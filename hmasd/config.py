@@ -150,6 +150,14 @@ class Config:
     """Env steps between two evaluations; 0: never."""
     eval_episodes: int = 100
     """Episodes of each evaluation, for greedy and for stochastic play."""
+    eval_mode: Literal["inline", "process"] = "inline"
+    """Who plays evaluations. 'inline': training does, between two rounds. 'process': a process
+    beside it, on one thread at a low priority, so training goes on: worth it where a core is free.
+    The numbers are the same, those of training too; they come later, each under the env steps
+    of its policy."""
+    eval_timeout: float = 600.0
+    """With 'process': seconds that an evaluation may take before it counts as hanging and is given
+    up, also when training waits for the last ones at its end."""
     eval_only: bool = False
     """Evaluate --model-path and stop."""
     checkpoint_interval: int = 320_000

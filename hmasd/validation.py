@@ -19,7 +19,10 @@ AT_LEAST_ZERO = frozenset(
 )
 """Whole numbers that may be 0; all others must be at least 1."""
 POSITIVE = frozenset(
-    {"learning_rate", "adam_eps", "max_grad_norm", "clip", "huber_delta", "env_timeout"}
+    {
+        *("learning_rate", "adam_eps", "max_grad_norm", "clip", "huber_delta"),
+        *("env_timeout", "eval_timeout"),
+    }
 )
 """Numbers that must be more than 0; all others must be at least 0."""
 FRACTIONS = frozenset({"gamma", "gae_lambda"})
@@ -71,6 +74,12 @@ def describe(config: Config) -> str:
         lines.append(
             f"note: skill_interval {interval} is longer than an episode ({length} steps): every "
             "segment is a whole episode"
+        )
+    cores = os.cpu_count() or 1
+    if config.eval_mode == "process" and config.threads >= cores:
+        lines.append(
+            f"note: eval_mode process needs a core of its own, but training's {config.threads} "
+            f"thread(s) take all {cores} of this machine: evaluations will take long"
         )
     return "\n".join(lines)
 

@@ -20,17 +20,15 @@ import numpy as np
 import torch
 
 from hmasd import checkpoint
-from hmasd.agent import HMASDAgent
 from hmasd.bench import files
 from hmasd.bench.diagnosis import diagnose
 from hmasd.bench.skill_maps import draw_skills
 from hmasd.bench.skills import look_at_skills
 from hmasd.config import Config
-from hmasd.envs.registry import make_env
 from hmasd.networks import HMASDNetworks
 from hmasd.telemetry.jsonl import read_lines
 from hmasd.telemetry.writers import EVALUATIONS_FILE
-from hmasd.training.evaluation import MODES, SEED_OFFSET, play_episodes
+from hmasd.training.evaluation import MODES, SEED_OFFSET, play_episodes, playing_agent
 from hmasd.viz.curves import read_run
 
 NEW_EPISODES = 500_000_000  # added to the seed: episodes that no evaluation has played
@@ -102,11 +100,7 @@ def load_policy(path: Path) -> tuple[Config, HMASDNetworks]:
     content = checkpoint.load(path)
     known = {field.name for field in dataclasses.fields(Config)}
     config = Config(**{name: x for name, x in content["config"].items() if name in known})
-    env = make_env(config.env, config.num_envs, config.episode_length, config.env_options)
-    agent = HMASDAgent(config, env)
-    env.close()
-    checkpoint.load_module("networks", agent.networks, content["agent"]["networks"])
-    return config, agent.networks
+    return config, playing_agent(config, content).networks
 
 
 def _diagnose(folder: Path, training: Path, num_skills: tuple[int, int]) -> set[int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -28,24 +28,24 @@ def last_line(path: Path) -> dict[str, Any] | None:
     return json.loads(line) if line else None
 
 
-def repair(path: Path, up_to_env_steps: int | None = None) -> None:
+def is_never_stale(row: Mapping[str, Any]) -> bool:
+    """Of a fresh run no line is stale."""
+    return False
+
+
+def repair(path: Path, is_stale: Callable[[Mapping[str, Any]], bool] = is_never_stale) -> None:
     """Makes a JSONL file ready to be appended to.
 
-    A line that a crash cut off is removed and, when a run goes on from a checkpoint, so are the
-    lines that were written after it. The file is replaced in one piece, or not touched if it is
-    fine.
+    A line that a crash cut off is removed and, when a run goes on from a checkpoint, so are those
+    that will be written once more. The file is replaced in one piece, or not touched if it is fine.
 
     Args:
         path: The file; nothing happens if it does not exist.
-        up_to_env_steps: Lines with more ``env_steps`` are dropped; None: none.
+        is_stale: Whether the line of an object is dropped.
     """
     if not path.exists():
         return
-    kept = [
-        line
-        for line, row in _good_lines(path)
-        if up_to_env_steps is None or row.get("env_steps", 0) <= up_to_env_steps
-    ]
+    kept = [line for line, row in _good_lines(path) if not is_stale(row)]
     data = "".join(line + "\n" for line in kept).encode()
     if data == path.read_bytes():
         return
@@ -63,14 +63,16 @@ def repair(path: Path, up_to_env_steps: int | None = None) -> None:
 class JsonLines:
     """Appends objects to a JSONL file, each flushed as one whole line."""
 
-    def __init__(self, path: Path, resume_at: int | None = None) -> None:
+    def __init__(
+        self, path: Path, is_stale: Callable[[Mapping[str, Any]], bool] = is_never_stale
+    ) -> None:
         """Opens `path`, repaired (see `repair`).
 
         Args:
             path: The file; made if it does not exist.
-            resume_at: Env steps at which the run goes on; None for a fresh one.
+            is_stale: Whether the line of an object is dropped.
         """
-        repair(path, resume_at)
+        repair(path, is_stale)
         self._file: TextIO = path.open("a", encoding="utf-8")
 
     def append(self, row: Mapping[str, Any]) -> None:

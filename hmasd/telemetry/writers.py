@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,13 @@ class MetricsLog:
     before saving a checkpoint, so that the log on the disk is never older than it.
     """
 
-    def __init__(self, run_dir: Path, tensorboard_dir: Path, resume_at: int | None = None) -> None:
+    def __init__(
+        self,
+        run_dir: Path,
+        tensorboard_dir: Path,
+        resume_at: int | None = None,
+        evaluated_again: Collection[int] = (),
+    ) -> None:
         """Opens the files for appending.
 
         Args:
@@ -37,11 +43,20 @@ class MetricsLog:
                 checkpoint that the run goes on from was saved; later ones are dropped. Not the
                 checkpoint's own env steps where it was saved in the middle of a round, or before
                 its update. None for a fresh run.
+            evaluated_again: Env steps of evaluations that will be played once more; what a killed
+                program had written of them is dropped.
         """
         run_dir = Path(run_dir)
         run_dir.mkdir(parents=True, exist_ok=True)
-        self._metrics = JsonLines(run_dir / METRICS_FILE, resume_at)
-        self._evaluations = JsonLines(run_dir / EVALUATIONS_FILE, resume_at)
+
+        def is_stale(row: Mapping[str, Any]) -> bool:
+            steps = row.get("env_steps", 0)
+            is_of_a_round = "Sync/BatchSize" in row
+            is_later = resume_at is not None and steps > resume_at
+            return is_later or (steps in evaluated_again and not is_of_a_round)
+
+        self._metrics = JsonLines(run_dir / METRICS_FILE, is_stale)
+        self._evaluations = JsonLines(run_dir / EVALUATIONS_FILE, is_stale)
         _wait_for_a_later_name(Path(tensorboard_dir))
         self._board = EventFileWriter(str(tensorboard_dir), flush_secs=10)
         if resume_at is not None:  # TensorBoard drops earlier events at this step and after it
@@ -51,11 +66,13 @@ class MetricsLog:
             )
 
     def write(self, metrics: Mapping[str, float], env_steps: int) -> None:
-        """Writes the metrics of one round; a metric that does not exist this round is absent.
+        """Writes the metrics of one round, or of an evaluation that came later than its round.
+
+        A metric that does not exist this round is absent.
 
         Args:
             metrics: Tag to finite number (`hmasd.telemetry.tags`).
-            env_steps: Env steps trained so far, summed over the envs.
+            env_steps: Env steps trained, summed over the envs, when what they describe was so.
 
         Raises:
             ValueError: A number is NaN or infinite; the message names the tag, nothing is written.

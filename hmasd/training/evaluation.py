@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,6 +22,7 @@ from hmasd.envs.registry import make_env
 from hmasd.networks import HMASDNetworks
 from hmasd.rollout.episodes import Episode, EpisodeTracker, summarize
 from hmasd.rollout.team import Generators, Team
+from hmasd.settings import stored_config
 from hmasd.telemetry.run_folder import make_run_folder
 
 MODES = ("greedy", "stochastic")
@@ -88,6 +91,67 @@ def evaluate(agent: HMASDAgent) -> tuple[dict[str, float], list[dict[str, Any]]]
     return metrics, rows
 
 
+class Evaluation(NamedTuple):
+    """What an evaluation found."""
+
+    metrics: dict[str, float]  # `eval/...`, and how long it took
+    rows: list[dict[str, Any]]  # one per episode
+
+
+def evaluate_agent(agent: HMASDAgent) -> Evaluation:
+    """`evaluate`, and the seconds that it took."""
+    start = time.perf_counter()
+    metrics, rows = evaluate(agent)
+    return Evaluation(metrics | {"time/evaluation_seconds": time.perf_counter() - start}, rows)
+
+
+def save_policy(path: Path, agent: HMASDAgent) -> None:
+    """Write what playing needs, a small part of a checkpoint.
+
+    Raises:
+        CheckpointError: the file cannot be written.
+    """
+    played = {
+        "networks": agent.networks.state_dict(),
+        "gate": agent.gate.state_dict(),
+        "env_steps": agent.env_steps,
+    }
+    checkpoint.save(path, {"agent": played, "config": dataclasses.asdict(agent.config)})
+
+
+def evaluate_policy(path: Path) -> Evaluation:
+    """Evaluate a policy file under the settings that it was saved with, on one thread.
+
+    The numbers are those of `evaluate` with the agent that it was saved from.
+
+    Raises:
+        CheckpointError: the file is missing or damaged, or does not fit its own settings.
+        ConfigError: it was saved with a setting that is unknown here.
+    """
+    content = checkpoint.load(path)
+    config = stored_config(content["config"], path)
+    torch.set_num_threads(1)
+    torch.set_float32_matmul_precision(config.matmul_precision)
+    return evaluate_agent(playing_agent(config, content))
+
+
+def playing_agent(config: Config, content: Mapping[str, Any]) -> HMASDAgent:
+    """An agent with the networks and the version of a checkpoint or policy file.
+
+    Raises:
+        CheckpointError: the networks are of another configuration.
+    """
+    # One env tells the sizes; its workers, if it has any, are not needed for more.
+    made = make_env(config.env, 1, config.episode_length, config.env_options)
+    with contextlib.closing(made) as env:
+        agent = HMASDAgent(config, env)
+    settings = dataclasses.asdict(config)
+    state = content["agent"]["networks"]
+    checkpoint.load_module("networks", agent.networks, state, content.get("config"), settings)
+    agent.gate.load_state_dict(content["agent"]["gate"])
+    return agent
+
+
 def evaluate_checkpoint(config: Config) -> int:
     """`--eval-only`: evaluate --model-path, show a table, write JSON; returns the exit code.
 
@@ -96,17 +160,7 @@ def evaluate_checkpoint(config: Config) -> int:
     """
     assert config.model_path is not None, "validate() asks for --model-path with --eval-only"
     content = checkpoint.load(Path(config.model_path))
-    made = make_env(config.env, config.num_envs, config.episode_length, config.env_options)
-    with contextlib.closing(made) as env:
-        agent = HMASDAgent(config, env)
-    checkpoint.load_module(
-        "networks",
-        agent.networks,
-        content["agent"]["networks"],
-        content.get("config"),
-        dataclasses.asdict(config),
-    )
-    agent.gate.load_state_dict(content["agent"]["gate"])
+    agent = playing_agent(config, content)
     metrics, rows = evaluate(agent)
     report = {
         "model_path": config.model_path,

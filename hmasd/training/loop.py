@@ -30,7 +30,8 @@ from hmasd.telemetry.run_folder import make_run_folder, open_run_folder
 from hmasd.telemetry.timers import Timers
 from hmasd.telemetry.writers import MetricsLog
 from hmasd.training.asynchronous import make_agent
-from hmasd.training.evaluation import evaluate
+from hmasd.training.evaluation import save_policy
+from hmasd.training.evaluator import make_evaluator, waiting_policies
 from hmasd.training.memory import keep_freed_memory
 from hmasd.training.signals import StopRequest
 from hmasd.types import EnvView
@@ -70,17 +71,21 @@ class Trainer:
         for note in getattr(self.env, "notes", ()):  # what an adapter did to make a game fit
             logger.warning("%s: %s", config.env, note)
         check_view(self.view, self.agent.env_steps // config.num_envs)
+        waiting = waiting_policies(self.run_dir, self.agent.steps_learned)
         self.metrics_log = MetricsLog(
             self.run_dir,
             Path(config.output_dir) / "tf-logs" / self.run_dir.name,
             None if content is None else self.agent.steps_learned,
+            waiting,
         )
+        self.evaluator = make_evaluator(config, self.run_dir, self.metrics_log, waiting)
 
     def run(self) -> int:
         """Rounds until `total_steps` or a signal; returns the exit code."""
         agent, config = self.agent, self.config
         progress = Progress(config.total_steps, agent.env_steps)
-        with contextlib.closing(self.env), self.stop, self.metrics_log, progress:
+        evaluating = contextlib.closing(self.evaluator)
+        with contextlib.closing(self.env), self.stop, self.metrics_log, progress, evaluating:
             while not self._finished():
                 with self.timers("collect"):
                     self._collect_round()
@@ -96,6 +101,7 @@ class Trainer:
                 )
             self._save(None if self._finished() else agent.env_steps)
             progress.update({}, agent.env_steps, agent.policy_version, self.last_checkpoint)
+            self.evaluator.finish(agent.env_steps, lambda: self.stop.signal is not None)
         return self.stop.exit_code
 
     def _finished(self) -> bool:
@@ -134,16 +140,16 @@ class Trainer:
         }
 
     def _evaluation(self) -> dict[str, float]:
-        """Metrics of an evaluation where one is due, else none."""
+        """Begin an evaluation where one is due; what is known of it, and of the evaluator, now."""
         config, steps = self.config, self.agent.env_steps
         at_end = config.eval_interval > 0 and steps >= config.total_steps
-        if not (self._crossed(config.eval_interval, config.batch_size) or at_end):
-            return {}
-        metrics, rows = evaluate(self.agent)
-        self.metrics_log.write_evaluation(rows, steps)
-        if config.keep_policies:
-            self._save_policy()
-        return metrics
+        metrics: dict[str, float] = {}
+        if self._crossed(config.eval_interval, config.batch_size) or at_end:
+            metrics = self.evaluator.begin(self.agent)
+            if config.keep_policies:
+                models = Path(config.output_dir) / "models"
+                save_policy(checkpoint.policy_path(models, steps), self.agent)
+        return metrics | self.evaluator.look(steps)
 
     # --- saving -------------------------------------------------------------------------------
 
@@ -162,17 +168,6 @@ class Trainer:
         )
         self.last_checkpoint = str(path)
         logger.info("saved %s", path)
-
-    def _save_policy(self) -> None:
-        """Write what --eval-only needs: a small part of a checkpoint."""
-        agent, config = self.agent, self.config
-        played = {
-            "networks": agent.networks.state_dict(),
-            "gate": agent.gate.state_dict(),
-            "env_steps": agent.env_steps,
-        }
-        path = checkpoint.policy_path(Path(config.output_dir) / "models", agent.env_steps)
-        checkpoint.save(path, {"agent": played, "config": dataclasses.asdict(config)})
 
     def _restore(self, path: Path) -> dict[str, Any]:
         """Take everything over from a checkpoint; returns its content."""
