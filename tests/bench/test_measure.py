@@ -9,6 +9,7 @@ import pytest
 
 from hmasd import checkpoint
 from hmasd.bench import files, measure
+from hmasd.envs.registry import make_env
 from hmasd.telemetry.jsonl import read_lines
 from tests.bench.made_up import episodes
 from tests.helpers.runs import register_small_envs, run, tiny_config
@@ -94,7 +95,7 @@ def test_the_episodes_are_new_ones(tmp_path, monkeypatch):
     assert set(seeds) == {config.seed + measure.SEED_OFFSET + measure.NEW_EPISODES}
     assert (tmp_path / "skills.png").stat().st_size > 1000
     json.dumps(files.read_json(tmp_path / files.DIAGNOSIS), allow_nan=False)
-    env = measure.make_env("alice_and_bob", 200, 7)
+    env = make_env("alice_and_bob", 200, 7)
     one = env.reset(config.seed + measure.SEED_OFFSET).obs.copy()
     other = env.reset(seeds[0]).obs.copy()
     assert np.mean((one == other).all(axis=(1, 2))) < 0.1

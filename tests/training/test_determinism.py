@@ -11,7 +11,7 @@ import torch
 
 from hmasd.config import Config
 from hmasd.telemetry.logs import close_logging
-from hmasd.training import loop
+from hmasd.training import evaluation, loop
 from hmasd.training.evaluation import evaluate
 from hmasd.training.loop import Trainer
 from tests.helpers.runs import Result, assert_same_result, result, run
@@ -89,7 +89,7 @@ def draws_from_training(monkeypatch: pytest.MonkeyPatch) -> None:
         torch.rand(1, generator=agent.generators["action"])
         return evaluate(agent)
 
-    monkeypatch.setattr(loop, "evaluate", wrong)
+    monkeypatch.setattr(evaluation, "evaluate", wrong)
 
 
 def moves_the_teams_clock(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,14 +97,14 @@ def moves_the_teams_clock(monkeypatch: pytest.MonkeyPatch) -> None:
         agent.team.clock.interrupt()
         return evaluate(agent)
 
-    monkeypatch.setattr(loop, "evaluate", wrong)
+    monkeypatch.setattr(evaluation, "evaluate", wrong)
 
 
 def plays_on_training_envs(monkeypatch: pytest.MonkeyPatch) -> None:
-    evaluation = Trainer._evaluation
+    begin = Trainer._evaluation
 
     def wrong(self: Trainer) -> dict[str, float]:
-        metrics = evaluation(self)
+        metrics = begin(self)
         if metrics:
             self.view = self.env.reset(5)
         return metrics
