@@ -41,19 +41,18 @@ class NetworkClock:
         return seconds
 
     def _listen(self, learner: Any, network: nn.Module) -> None:
-        name, step = learner.name, learner.step
+        name, apply = learner.name, learner.apply
 
         def forward_begins(*_: object) -> None:
             if torch.is_grad_enabled():
                 self._switch(name)
 
-        def timed_step(loss: torch.Tensor) -> torch.Tensor:
+        def timed_apply() -> None:
             self._switch(name)
-            norm = step(loss)
+            apply()
             self._switch(None)
-            return norm
 
-        learner.step = timed_step
+        learner.apply = timed_apply
         # The coordinator is scored by a method of its own, whose first module is this one.
         first = getattr(network, "embed_state", network)
         first.register_forward_pre_hook(forward_begins)

@@ -132,6 +132,11 @@ class Config:
     discriminator_rounds: int = 10
     """Rounds whose pairs the discriminators learn from; 1: this round's only."""
 
+    samples_at_once: int = 0
+    """Samples that go through a network at once in an update. A larger round is done in slices
+    whose gradients add up to the whole round's (gradient accumulation): the result is the same and
+    takes less memory. Recurrent chunks stay whole. 0: the whole round."""
+
     discriminator_smoothness: float = 0.4
     """How much the discriminators' logits may change in one env step [c]. They are then sure of a
     skill only many steps away from where the others lead, so skills go on to the extremes of what

@@ -15,7 +15,14 @@ from hmasd.settings import ConfigError, field_types
 __all__ = ["ConfigError", "describe", "first_coordinator_update", "validate"]
 
 AT_LEAST_ZERO = frozenset(
-    {"seed", "eval_interval", "checkpoint_interval", "env_workers", "env_restarts"}
+    {
+        "seed",
+        "eval_interval",
+        "checkpoint_interval",
+        "env_workers",
+        "env_restarts",
+        "samples_at_once",
+    }
 )
 """Whole numbers that may be 0; all others must be at least 1."""
 POSITIVE = frozenset(
@@ -39,6 +46,7 @@ def validate(config: Config) -> None:
     problems = [
         *_range_problems(config),
         *_round_problems(config),
+        *_slice_problems(config),
         *_network_problems(config),
         *_level_problems(config),
         *_env_problems(config),
@@ -169,6 +177,16 @@ def _round_problems(config: Config) -> Iterator[str]:
             f"chunk_length = {chunk} does not divide the round's steps per env, batch_size / "
             f"num_envs = {batch} / {envs} = {whole}: choose one of "
             f"{', '.join(map(str, divisors))}"
+        )
+
+
+def _slice_problems(config: Config) -> Iterator[str]:
+    """A slice of a round must hold a chunk."""
+    if 0 < config.samples_at_once < config.chunk_length:
+        yield (
+            f"samples_at_once = {config.samples_at_once} is less than chunk_length = "
+            f"{config.chunk_length}, and a recurrent chunk goes through the networks whole: choose "
+            f"{config.chunk_length} or more, or 0 for the whole round"
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -225,8 +226,9 @@ def test_a_loss_that_is_not_finite_closes_the_gate(
     step = Learner.step
     learner = agent.discriminators.team_learner
 
-    def poisoned(self: Learner, loss: torch.Tensor) -> torch.Tensor:
-        return step(self, loss * float("nan") if self is learner else loss)
+    def poisoned(self: Learner, losses: Iterable[tuple[torch.Tensor, float]]) -> None:
+        factor = float("nan") if self is learner else 1.0
+        step(self, ((factor * loss, share) for loss, share in losses))
 
     monkeypatch.setattr(Learner, "step", poisoned)
     weights = parameters(agent, "team_discriminator")

@@ -107,8 +107,8 @@ def test_the_clock_gives_each_network_its_own_time(monkeypatch):
     team = nets.team_discriminator(torch.randn(2, 96)).sum()  # from 0
     skills = torch.zeros(2, 4, dtype=torch.int64)
     individual = nets.individual_discriminator(torch.randn(2, 4, 24), skills).sum()  # from 1
-    learners.team_learner.step(team)  # from 2 to 3
-    learners.individual_learner.step(individual)  # from 4 to 5
+    learners.team_learner.step([(team, 1.0)])  # from 2 to 3
+    learners.individual_learner.step([(individual, 1.0)])  # from 4 to 5
     with torch.no_grad():
         nets.team_discriminator(torch.randn(2, 96))  # not a gradient step
     assert clock.pop() == {"team discriminator": 2.0, "individual discriminator": 2.0}

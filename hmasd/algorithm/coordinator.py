@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from hmasd.algorithm import losses
-from hmasd.algorithm.optimization import Learner, Means
+from hmasd.algorithm.optimization import Learner, Means, Part, in_parts, slices, total_weight
 from hmasd.algorithm.returns import (
     generalized_advantage,
     segment_slots,
@@ -90,42 +93,62 @@ class Coordinator:
 
     def update(self, batch: HighBatch) -> dict[str, float]:
         """All PPO epochs over one batch of segments; returns the metrics `high/...`."""
-        means = Means()
-        ratio_start = None
+        parts, means = self._parts(batch), Means()
+        ratio_errors: list[Tensor] = []
         for _ in range(self.config.coordinator_epochs):
-            ratio_error = self._step(batch, means)
-            ratio_start = ratio_error if ratio_start is None else ratio_start
-        self.learner.check()
-        metrics = means.result("high")
-        if ratio_start is not None:
-            metrics["high/ratio_start"] = 1.0 + float(ratio_start)
+            self.learner.step(self._losses(parts, means, ratio_errors))
         explained = losses.explained_variance(batch.value, batch.target, batch.weight)
-        return metrics | {"high/explained_variance": float(explained)}
+        return {
+            "high/grad_norm": self.learner.check(),
+            **means.result("high"),
+            "high/ratio_start": 1.0 + float(torch.stack(ratio_errors[: len(parts)]).max()),
+            "high/explained_variance": float(explained),
+        }
 
-    def _step(self, batch: HighBatch, means: Means) -> Tensor:
+    def _parts(self, batch: HighBatch) -> list[Part[HighBatch]]:
+        """The batch as it goes through the network, a segment counting as a sample."""
+        cut = []
+        for rows in slices(len(batch.state), self.config.samples_at_once):
+            part: list[Any] = [None if x is None else x[rows] for x in batch]
+            cut.append(HighBatch(*part))
+        return in_parts((part, total_weight(part.weight, part.target)) for part in cut)
+
+    def _losses(
+        self, parts: list[Part[HighBatch]], means: Means, ratio_errors: list[Tensor]
+    ) -> Iterator[tuple[Tensor, float]]:
+        """The loss of each part and its share; notes what it is made of."""
         config = self.config
-        scores = self.network.evaluate(
-            batch.state, batch.obs, batch.team_skill, batch.agent_skills, batch.mask
-        )
-        policy = losses.policy_loss(
-            scores.logp, batch.logp, batch.advantage, config.clip, batch.weight
-        )
-        value = losses.value_loss(
-            scores.value, batch.value, batch.target, config.clip, config.huber_delta, batch.weight
-        )
-        entropy = weighted_mean(scores.entropy, batch.weight)
-        norm = self.learner.step(
-            policy.loss + config.value_coef * value - config.high_entropy_coef * entropy
-        )
-        means.add(
-            policy_loss=policy.loss,
-            value_loss=value,
-            entropy_team=scores.entropy[:, 0].mean(),
-            entropy_agent=weighted_mean(
-                scores.entropy[:, 1:], None if batch.weight is None else batch.weight[:, 1:]
-            ),
-            kl=policy.kl,
-            clip_fraction=policy.clip_fraction,
-            grad_norm=norm,
-        )
-        return policy.ratio_error
+        for batch, weight, share in parts:
+            scores = self.network.evaluate(
+                batch.state, batch.obs, batch.team_skill, batch.agent_skills, batch.mask
+            )
+            policy = losses.policy_loss(
+                scores.logp, batch.logp, batch.advantage, config.clip, batch.weight
+            )
+            value = losses.value_loss(
+                scores.value,
+                batch.value,
+                batch.target,
+                config.clip,
+                config.huber_delta,
+                batch.weight,
+            )
+            entropy = weighted_mean(scores.entropy, batch.weight)
+            loss = policy.loss + config.value_coef * value - config.high_entropy_coef * entropy
+            yield loss, share
+            ratio_errors.append(policy.ratio_error)
+            means.add(
+                weight,
+                policy_loss=policy.loss,
+                value_loss=value,
+                kl=policy.kl,
+                clip_fraction=policy.clip_fraction,
+            )
+            self._note_entropies(scores.entropy, batch.weight, means)
+
+    @staticmethod
+    def _note_entropies(entropy: Tensor, weight: Tensor | None, means: Means) -> None:
+        """Of the team's choices, and of the agents' who live; entropy, weight: [D, N+1]."""
+        agents, living = entropy[:, 1:], None if weight is None else weight[:, 1:]
+        means.add(float(len(entropy)), entropy_team=entropy[:, 0].mean())
+        means.add(total_weight(living, agents), entropy_agent=weighted_mean(agents, living))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
 from hmasd.algorithm import losses
-from hmasd.algorithm.optimization import Learner, Means
+from hmasd.algorithm.optimization import Learner, Means, Part, in_parts, slices, total_weight
 from hmasd.algorithm.returns import generalized_advantage, standardize, weighted_mean
 from hmasd.config import Config
 from hmasd.modules.normalization import ValueNormalizer
@@ -75,6 +76,20 @@ def seen_by(critic: SkillCritic, rollout: LowRollout) -> tuple[Tensor, Tensor]:
 def to_chunks(x: Tensor, chunk: int) -> Tensor:
     """[T, ...rows, *feature] -> [L, T / L, ...rows, *feature]: time inside a chunk comes first."""
     return x.unflatten(0, (-1, chunk)).transpose(0, 1)
+
+
+Chunks = TypeVar("Chunks", ActorBatch, CriticBatch)
+
+
+def cut_chunks(batch: Chunks, most: int) -> Iterator[Chunks]:
+    """The batch in parts of `most` recurrent chunks each, the last smaller; 0: in one."""
+    for rows in slices(len(batch.hidden), most):
+        part: Any = {
+            name: x[rows] if name == "hidden" else x[:, rows]
+            for name, x in batch._asdict().items()
+            if x is not None
+        }
+        yield batch._replace(**part)
 
 
 class Discoverer:
@@ -157,49 +172,71 @@ class Discoverer:
 
     def update(self, actor_batch: ActorBatch, critic_batch: CriticBatch) -> dict[str, float]:
         """All PPO epochs over one round; returns the metrics `low/...`."""
+        actor_parts, critic_parts = self._parts(actor_batch, critic_batch)
         means = Means()
-        ratio_start = None
+        ratio_errors: list[Tensor] = []
         for _ in range(self.config.discoverer_epochs):
-            ratio_error = self._actor_step(actor_batch, means)
-            ratio_start = ratio_error if ratio_start is None else ratio_start
-            self._critic_step(critic_batch, means)
-        self.actor_learner.check()
-        self.critic_learner.check()
+            self.actor_learner.step(self._actor_losses(actor_parts, means, ratio_errors))
+            self.critic_learner.step(self._critic_losses(critic_parts, means))
         explained = losses.explained_variance(
             critic_batch.value, critic_batch.target, critic_batch.weight
         )
-        metrics = means.result("low")
-        if ratio_start is not None:
-            metrics["low/ratio_start"] = 1.0 + float(ratio_start)
-        return metrics | {"low/explained_variance": float(explained)}
+        return {
+            "low/actor_grad_norm": self.actor_learner.check(),
+            "low/critic_grad_norm": self.critic_learner.check(),
+            **means.result("low"),
+            "low/ratio_start": 1.0 + float(torch.stack(ratio_errors[: len(actor_parts)]).max()),
+            "low/explained_variance": float(explained),
+        }
 
-    def _actor_step(self, batch: ActorBatch, means: Means) -> Tensor:
-        output, _ = self.actor(batch.obs, batch.skill, batch.hidden, batch.keep, batch.action_mask)
-        logp, entropies = self.actor.score(output, batch.action)
-        policy = losses.policy_loss(
-            logp, batch.logp, batch.advantage, self.config.clip, batch.weight
+    def _parts(self, actor: ActorBatch, critic: CriticBatch) -> tuple[list[Any], list[Any]]:
+        """Both batches as they go through the networks: whole chunks, of all agents alike."""
+        chunks = self.config.samples_at_once // self.config.chunk_length
+        agents = actor.hidden.shape[0] // critic.hidden.shape[0]
+        return (
+            in_parts(
+                (part, total_weight(part.weight, part.logp))
+                for part in cut_chunks(actor, chunks * agents)
+            ),
+            in_parts(
+                (part, total_weight(part.weight, part.target))
+                for part in cut_chunks(critic, chunks)
+            ),
         )
-        entropy = weighted_mean(entropies, batch.weight)
-        norm = self.actor_learner.step(policy.loss - self.config.low_entropy_coef * entropy)
-        means.add(
-            policy_loss=policy.loss,
-            entropy=entropy,
-            kl=policy.kl,
-            clip_fraction=policy.clip_fraction,
-            actor_grad_norm=norm,
-        )
-        return policy.ratio_error
 
-    def _critic_step(self, batch: CriticBatch, means: Means) -> None:
-        skills = (batch.team_skill, batch.agent_skills)
-        value, _ = self.critic(batch.state, *skills, batch.hidden, batch.keep)
-        loss = losses.value_loss(
-            value,
-            batch.value,
-            batch.target,
-            self.config.clip,
-            self.config.huber_delta,
-            batch.weight,
-        )
-        norm = self.critic_learner.step(self.config.value_coef * loss)
-        means.add(value_loss=loss, critic_grad_norm=norm)
+    def _actor_losses(
+        self, parts: list[Part[ActorBatch]], means: Means, ratio_errors: list[Tensor]
+    ) -> Iterator[tuple[Tensor, float]]:
+        """The loss of each part and its share; notes what it is made of."""
+        for batch, weight, share in parts:
+            output, _ = self.actor(
+                batch.obs, batch.skill, batch.hidden, batch.keep, batch.action_mask
+            )
+            logp, entropies = self.actor.score(output, batch.action)
+            policy = losses.policy_loss(
+                logp, batch.logp, batch.advantage, self.config.clip, batch.weight
+            )
+            entropy = weighted_mean(entropies, batch.weight)
+            yield policy.loss - self.config.low_entropy_coef * entropy, share
+            ratio_errors.append(policy.ratio_error)
+            means.add(
+                weight,
+                policy_loss=policy.loss,
+                entropy=entropy,
+                kl=policy.kl,
+                clip_fraction=policy.clip_fraction,
+            )
+
+    def _critic_losses(
+        self, parts: list[Part[CriticBatch]], means: Means
+    ) -> Iterator[tuple[Tensor, float]]:
+        """The loss of each part and its share."""
+        config = self.config
+        for batch, weight, share in parts:
+            skills = (batch.team_skill, batch.agent_skills)
+            value, _ = self.critic(batch.state, *skills, batch.hidden, batch.keep)
+            loss = losses.value_loss(
+                value, batch.value, batch.target, config.clip, config.huber_delta, batch.weight
+            )
+            yield config.value_coef * loss, share
+            means.add(weight, value_loss=loss)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 
 from hmasd.algorithm import losses
-from hmasd.algorithm.optimization import Learner, Means
+from hmasd.algorithm.optimization import Learner, Means, Part, in_parts, slices, total_weight
 from hmasd.config import Config
 from hmasd.modules.distributions import score_categorical
 from hmasd.networks import IndividualDiscriminator, TeamDiscriminator
@@ -98,49 +100,64 @@ class Discriminators:
 
     def update(self, rollout: LowRollout, generator: torch.Generator) -> dict[str, float]:
         """All gradient steps of one round; returns the metrics `disc/...` of those trained."""
-        chance = {}
-        if self.team_counts:
-            chance["disc/team_chance"] = 1 / self.config.num_team_skills
-        if self.individual_counts:
-            chance["disc/individual_chance"] = 1 / self.config.num_agent_skills
-        if not chance:
+        if not (self.team_counts or self.individual_counts):
             return {}
         self.history.add(rollout)
-        means = Means()
+        means, metrics = Means(), {}
         for _ in range(self.config.discriminator_epochs):
             pairs = self.history.sample(generator)
             if self.team_counts:
-                self._team_step(pairs, means)
+                self.team_learner.step(self._team_losses(pairs, means))
             if self.individual_counts:
-                self._individual_step(pairs, means)
-        self.team_learner.check()
-        self.individual_learner.check()
-        return means.result("disc") | chance
+                self.individual_learner.step(self._individual_losses(pairs, means))
+        if self.team_counts:
+            metrics["disc/team_grad_norm"] = self.team_learner.check()
+            metrics["disc/team_chance"] = 1 / self.config.num_team_skills
+        if self.individual_counts:
+            metrics["disc/individual_grad_norm"] = self.individual_learner.check()
+            metrics["disc/individual_chance"] = 1 / self.config.num_agent_skills
+        return metrics | means.result("disc")
 
-    def _team_step(self, pairs: dict[str, Tensor], means: Means) -> None:
-        weight = None
+    def _parts(self, pairs: dict[str, Tensor], skill: str) -> list[Part[dict[str, Tensor]]]:
+        """The pairs as they go through a network, each with the weight that its skill has."""
+        weights = {}
         if "alive" in pairs:  # a step counts for the team if any agent lives
-            weight = pairs["alive"].to(pairs["obs"].dtype).amax(-1)
-        logits, roughness = self._score(self.team, pairs, "state", (), weight)
-        team = losses.skill_loss(logits, pairs["team_skill"], weight)
-        means.add(
-            team_loss=team.loss,
-            team_accuracy=team.accuracy,
-            team_roughness=roughness,
-            team_grad_norm=self.team_learner.step(team.loss + roughness),
+            alive = pairs["alive"].to(pairs["obs"].dtype)
+            weights["weight"] = alive.amax(-1) if skill == "team_skill" else alive
+        pairs = {**pairs, **weights}
+        cut = (
+            {name: x[rows] for name, x in pairs.items()}
+            for rows in slices(len(pairs[skill]), self.config.samples_at_once)
         )
+        return in_parts((part, total_weight(part.get("weight"), part[skill])) for part in cut)
 
-    def _individual_step(self, pairs: dict[str, Tensor], means: Means) -> None:
-        skills = pairs["team_skill"].unsqueeze(-1).expand_as(pairs["agent_skills"])
-        weight = pairs["alive"].to(pairs["obs"].dtype) if "alive" in pairs else None
-        logits, roughness = self._score(self.individual, pairs, "obs", (skills,), weight)
-        individual = losses.skill_loss(logits, pairs["agent_skills"], weight)
-        means.add(
-            individual_loss=individual.loss,
-            individual_accuracy=individual.accuracy,
-            individual_roughness=roughness,
-            individual_grad_norm=self.individual_learner.step(individual.loss + roughness),
-        )
+    def _team_losses(
+        self, pairs: dict[str, Tensor], means: Means
+    ) -> Iterator[tuple[Tensor, float]]:
+        """The loss of each part and its share; notes what it is made of."""
+        for part, weight, share in self._parts(pairs, "team_skill"):
+            logits, roughness = self._score(self.team, part, "state", ())
+            team = losses.skill_loss(logits, part["team_skill"], part.get("weight"))
+            yield team.loss + roughness, share
+            means.add(
+                weight, team_loss=team.loss, team_accuracy=team.accuracy, team_roughness=roughness
+            )
+
+    def _individual_losses(
+        self, pairs: dict[str, Tensor], means: Means
+    ) -> Iterator[tuple[Tensor, float]]:
+        """The loss of each part and its share; notes what it is made of."""
+        for part, weight, share in self._parts(pairs, "agent_skills"):
+            skills = part["team_skill"].unsqueeze(-1).expand_as(part["agent_skills"])
+            logits, roughness = self._score(self.individual, part, "obs", (skills,))
+            individual = losses.skill_loss(logits, part["agent_skills"], part.get("weight"))
+            yield individual.loss + roughness, share
+            means.add(
+                weight,
+                individual_loss=individual.loss,
+                individual_accuracy=individual.accuracy,
+                individual_roughness=roughness,
+            )
 
     def _score(
         self,
@@ -148,7 +165,6 @@ class Discriminators:
         pairs: dict[str, Tensor],
         seen: str,
         context: tuple[Tensor, ...],
-        weight: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Logits of what a step reached, and the penalty on how much the step changed them."""
         limit = self.config.discriminator_smoothness
@@ -157,4 +173,4 @@ class Discriminators:
             return logits, logits.new_zeros(())
         both = torch.stack([pairs[f"{seen}_before"], pairs[seen]])
         logits = network(both, *(x.expand(2, *x.shape) for x in context))
-        return logits[1], losses.smoothness_penalty(logits, limit, weight)
+        return logits[1], losses.smoothness_penalty(logits, limit, pairs.get("weight"))

@@ -1,10 +1,14 @@
-"""One gradient step, the same for all networks, and means over the steps of an update."""
+"""One gradient step, the same for all networks, and means over the steps of an update.
+
+A batch may go through its network in parts, whose gradients add up to the whole batch's: each part
+counts as much as it has of the batch's weight.
+"""
 
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -12,9 +16,37 @@ from torch import Tensor, nn
 from hmasd.config import Config
 from hmasd.kernels.adam import ClippedAdam
 
+Batch = TypeVar("Batch")
+
 
 class TrainingError(RuntimeError):
     """Training cannot go on; the message says why and what to change."""
+
+
+class Part(NamedTuple, Generic[Batch]):
+    """Rows of a batch that go through a network at once."""
+
+    batch: Batch
+    weight: float  # how many of its entries count
+    share: float  # of what counts in the whole batch: the weight of this part's mean loss
+
+
+def in_parts(batches: Iterable[tuple[Batch, float]]) -> list[Part[Batch]]:
+    """The parts of a batch, with how much each weighs; one in which nobody counts is left out."""
+    counting = [(batch, weight) for batch, weight in batches if weight > 0]
+    total = sum(weight for _, weight in counting)
+    return [Part(batch, weight, weight / total) for batch, weight in counting]
+
+
+def slices(num_rows: int, most: int) -> Iterator[slice]:
+    """Consecutive slices that cover all rows, `most` in each but the last; 0: all in one."""
+    size = most or num_rows
+    return (slice(start, start + size) for start in range(0, num_rows, size))
+
+
+def total_weight(weight: Tensor | None, like: Tensor) -> float:
+    """How many entries count: all of `like`, or the sum of their weights."""
+    return float(like.numel() if weight is None else weight.sum())
 
 
 class Learner:
@@ -41,41 +73,51 @@ class Learner:
         assert gradient is not None, "made with the flat parameters"
         return gradient
 
-    def step(self, loss: Tensor) -> Tensor:
-        """Backward, clip, step; returns the gradient's norm before clipping.
+    def step(self, losses: Iterable[tuple[Tensor, float]]) -> None:
+        """Backward each part's loss, clip, step.
 
         Nothing here waits for the device. If a loss or its gradient is not finite, this step and
-        those that follow change nothing until `check`, which raises; the norm is not finite then.
+        those that follow change nothing until `check`, which raises.
+
+        Args:
+            losses: mean loss of each part and its share of the whole. The next part is not asked
+                for before this one's backward: one part's intermediate results live at a time.
         """
         self.gradient.zero_()
-        self.backward(loss)
-        return self.apply()
+        for loss, share in losses:
+            self.backward(loss, share)
+        self.apply()
 
-    def backward(self, loss: Tensor) -> None:
-        """Add a loss's gradient to what is there already."""
-        loss.backward()
+    def backward(self, loss: Tensor, share: float = 1.0) -> None:
+        """Add a loss's gradient, times what it counts, to what is there already."""
+        loss.backward(torch.full_like(loss, share))
         self._losses.append(loss.detach())
         self._spoil_unless_finite(self._losses[-1])
 
-    def apply(self) -> Tensor:
-        """Clip and step along the gradient that is there; returns its norm before clipping."""
+    def apply(self) -> None:
+        """Clip and step along the gradient that is there."""
         for norm in self._norms[-1:]:
             self._spoil_unless_finite(norm)
         self._norms.append(self.optimizer.step())
-        return self._norms[-1]
 
-    def check(self) -> None:
+    def check(self) -> float:
         """Look at all losses and norms since the last check, in one wait for the device.
+
+        Returns:
+            Mean norm of the gradients before clipping.
 
         Raises:
             TrainingError: one is not finite; no parameter has been changed from there on.
         """
         num_losses, values = len(self._losses), [*self._losses, *self._norms]
         self._losses, self._norms = [], []
-        for place, value in enumerate(torch.stack(values).tolist() if values else []):
+        numbers = torch.stack(values).tolist()
+        for place, value in enumerate(numbers):
             if not math.isfinite(value):
                 what = "loss" if place < num_losses else "gradient norm"
                 raise TrainingError(self._diverged(what, value))
+        norms = numbers[num_losses:]
+        return sum(norms) / len(norms)
 
     def _spoil_unless_finite(self, number: Tensor) -> None:
         """Keep Adam from moving: 0 · x is NaN where x is not finite, and nobody has to look."""
@@ -115,20 +157,27 @@ def _flatten(network: nn.Module) -> nn.Parameter:
 
 
 class Means:
-    """Means of scalars over the steps of one update; read once, at its end."""
+    """Weighted means of scalars over the parts and steps of one update; read once, at its end."""
 
     def __init__(self) -> None:
-        self._values: dict[str, list[Tensor]] = defaultdict(list)
+        self._values: dict[str, list[Tensor]] = {}
+        self._weights: dict[str, list[float]] = {}
 
-    def add(self, **values: Tensor) -> None:
-        """Take in one step's scalars."""
+    def add(self, weight: float, **values: Tensor) -> None:
+        """Take in one part's means, each over entries of this weight in all."""
         for name, value in values.items():
-            self._values[name].append(value.detach())
+            self._values.setdefault(name, []).append(value.detach())
+            self._weights.setdefault(name, []).append(weight)
 
     def result(self, prefix: str) -> dict[str, float]:
         """`{prefix/name: mean}`; the only moment at which the device is waited for."""
         names = list(self._values)
         if not names:
             return {}
-        means = torch.stack([torch.stack(self._values[name]).mean() for name in names])
+        means = torch.stack([self._mean(name) for name in names])
         return {f"{prefix}/{n}": v for n, v in zip(names, means.tolist(), strict=True)}
+
+    def _mean(self, name: str) -> Tensor:
+        values = torch.stack(self._values[name])
+        weights = values.new_tensor(self._weights[name])
+        return (values * weights).sum() / weights.sum()

@@ -169,7 +169,9 @@ def test_critic_runs_once_per_env(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows of the critic's batch: T / L · E, without a factor N."""
     player = Player(SMALL, Counter(4, num_agents=3))
     player.collect()
-    with captured(player.agent.discoverer, "_critic_step", monkeypatch) as calls:
+    with captured(player.agent.discoverer, "_critic_losses", monkeypatch) as calls:
         player.agent.sync_update()
-    assert calls[0][0].state.shape[:2] == (4, 12)
-    assert calls[0][0].value.shape == (4, 12, 3)
+    ((batch, _, share),) = calls[0][0]
+    assert share == 1
+    assert batch.state.shape[:2] == (4, 12)
+    assert batch.value.shape == (4, 12, 3)

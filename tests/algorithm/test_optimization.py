@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from hmasd.algorithm.optimization import Learner, Means, TrainingError
+from hmasd.algorithm.optimization import Learner, Means, TrainingError, in_parts, slices
 from hmasd.config import Config
 from hmasd.kernels import build
 
@@ -18,11 +18,15 @@ def learner(max_norm: float = 10.0, learning_rate: float = 0.1) -> Learner:
     return Learner("toy net", network, config)
 
 
+def step(toy: Learner, loss: torch.Tensor) -> None:
+    toy.step([(loss, 1.0)])
+
+
 def test_first_adam_step_by_hand() -> None:
     """Adam's first step moves each weight by lr · g / (|g| + eps)."""
     toy = learner()
-    norm = toy.step((toy.network.weight * torch.tensor([[3.0, -4.0]])).sum())
-    assert float(norm) == pytest.approx(5.0)
+    step(toy, (toy.network.weight * torch.tensor([[3.0, -4.0]])).sum())
+    assert toy.check() == pytest.approx(5.0)
     assert toy.network.weight[0].tolist() == pytest.approx([0.9, 1.1], abs=1e-5)
 
 
@@ -30,16 +34,16 @@ def test_first_adam_step_by_hand() -> None:
 def test_gradient_is_clipped_to_its_norm(max_norm: float, expected: list[float]) -> None:
     """The norm that is returned is the one before clipping."""
     toy = learner(max_norm)
-    norm = toy.step((toy.network.weight * torch.tensor([[3.0, -4.0]])).sum())
-    assert float(norm) == pytest.approx(5.0)
+    step(toy, (toy.network.weight * torch.tensor([[3.0, -4.0]])).sum())
+    assert toy.check() == pytest.approx(5.0)
     assert toy.network.weight.grad[0].tolist() == pytest.approx(expected, rel=1e-4)
 
 
 def test_gradients_do_not_add_up_over_steps() -> None:
     toy = learner()
     for _ in range(3):
-        norm = toy.step((toy.network.weight * torch.tensor([[3.0, -4.0]])).sum())
-    assert float(norm) == pytest.approx(5.0)
+        step(toy, (toy.network.weight * torch.tensor([[3.0, -4.0]])).sum())
+    assert toy.check() == pytest.approx(5.0)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
@@ -51,7 +55,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(
     """sqrt(0) has a finite value and an infinite slope: the loss alone is not enough to look at."""
     monkeypatch.setattr(build._switch, "enabled", fast)
     toy = learner()
-    toy.step(toy.network.weight.square().sum())  # Adam has moments now
+    step(toy, toy.network.weight.square().sum())  # Adam has moments now
     weight = toy.network.weight.detach().clone()
     moments = {k: v.clone() for k, v in toy.state_dict()["state"][0].items()}
     if where == "loss":
@@ -59,8 +63,8 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(
     else:
         loss = (toy.network.weight - weight).abs().sum().sqrt() * (1 if bad == bad else -1)
         assert loss.isfinite()
-    assert not toy.step(loss).isfinite()
-    toy.step(toy.network.weight.square().sum())  # nor does the update go on from there
+    step(toy, loss)
+    step(toy, toy.network.weight.square().sum())  # nor does the update go on from there
     assert torch.equal(toy.network.weight, weight)
     for name, value in toy.state_dict()["state"][0].items():
         assert torch.equal(value, moments[name])
@@ -70,42 +74,55 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(
 
 def test_the_next_update_starts_anew_after_an_error() -> None:
     toy = learner()
-    toy.step(toy.network.weight.sum() * float("nan"))
+    step(toy, toy.network.weight.sum() * float("nan"))
     with pytest.raises(TrainingError):
         toy.check()
     before = toy.network.weight.detach().clone()
-    toy.step(toy.network.weight.square().sum())
+    step(toy, toy.network.weight.square().sum())
     toy.check()
     assert not torch.equal(toy.network.weight, before)
 
 
 def test_a_loss_in_parts_steps_like_the_whole() -> None:
     whole, parts = learner(), learner()
-    norm = whole.step((whole.network.weight * torch.tensor([[3.0, -4.0]])).sum())
-    parts.gradient.zero_()
-    for of_part in ([[3.0, 0.0]], [[0.0, -4.0]]):
-        parts.backward((parts.network.weight * torch.tensor(of_part)).sum())
-    assert torch.equal(parts.apply(), norm)
+    step(whole, (whole.network.weight * torch.tensor([[3.0, -4.0]])).sum())
+    weight = parts.network.weight
+    parts.step([((weight * torch.tensor([[4.0, 0.0]])).sum(), 0.75), (-8 * weight[0, 1], 0.5)])
+    assert whole.check() == parts.check() == 5.0
     assert torch.equal(parts.network.weight, whole.network.weight)
+
+
+def test_parts_count_by_their_weight_and_the_weightless_not_at_all() -> None:
+    parts = in_parts([("a", 3.0), ("nobody", 0.0), ("b", 1.0)])
+    assert [(part.batch, part.share) for part in parts] == [("a", 0.75), ("b", 0.25)]
+
+
+@pytest.mark.parametrize(
+    ("rows", "most", "expected"), [(5, 0, [5]), (5, 2, [2, 2, 1]), (4, 4, [4]), (3, 9, [3])]
+)
+def test_slices_cover_every_row_once(rows: int, most: int, expected: list[int]) -> None:
+    cut = [list(range(rows))[part] for part in slices(rows, most)]
+    assert [len(part) for part in cut] == expected
+    assert [row for part in cut for row in part] == list(range(rows))
 
 
 def test_a_finite_loss_does_step() -> None:
     """Control of the test before: the parameters do change when nothing is wrong."""
     toy = learner()
     before = toy.network.weight.detach().clone()
-    toy.step(toy.network.weight.square().sum())
+    step(toy, toy.network.weight.square().sum())
     assert not torch.equal(toy.network.weight, before)
 
 
 def test_learning_rate_zero_changes_nothing() -> None:
     toy = learner(learning_rate=0.0)
-    toy.step(toy.network.weight.square().sum())
+    step(toy, toy.network.weight.square().sum())
     assert toy.network.weight.tolist() == [[1.0, 1.0]]
 
 
 def test_means_by_hand() -> None:
     means = Means()
     assert means.result("x") == {}
-    means.add(loss=torch.tensor(1.0, requires_grad=True), kl=torch.tensor(0.5))
-    means.add(loss=torch.tensor(4.0), kl=torch.tensor(0.0))
-    assert means.result("low") == {"low/loss": 2.5, "low/kl": 0.25}
+    means.add(1.0, loss=torch.tensor(1.0, requires_grad=True), kl=torch.tensor(0.5))
+    means.add(3.0, loss=torch.tensor(5.0), kl=torch.tensor(0.5))
+    assert means.result("low") == {"low/loss": 4.0, "low/kl": 0.5}

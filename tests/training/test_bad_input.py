@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -109,17 +110,16 @@ def test_a_bad_loss_stops_before_the_optimizer_step(
     shipped = Learner.step
     before: dict[str, Any] = {}
 
-    def step(self: Learner, loss: torch.Tensor) -> torch.Tensor:
+    def step(self: Learner, losses: Iterable[tuple[torch.Tensor, float]]) -> None:
         if self.name == name and trainer.agent.policy_version >= 2:
             before["weights"] = {k: x.clone() for k, x in self.network.state_dict().items()}
             before["files"] = files(config)
             before["learner"] = self
-            if where == "loss":
-                loss = loss * float("nan")
-            else:  # a finite loss whose gradient is not
-                weight = next(self.network.parameters())
-                loss = loss + (weight.flatten()[0] * 0).sqrt()
-        return shipped(self, loss)
+            zero = next(self.network.parameters()).flatten()[0] * 0
+            # sqrt(0): a finite loss whose gradient is not
+            bad = zero * float("nan") if where == "loss" else zero.sqrt()
+            losses = [(loss + bad, share) for loss, share in losses]
+        shipped(self, losses)
 
     monkeypatch.setattr(Learner, "step", step)
     with pytest.raises(TrainingError, match=rf"the {name}'s {where} is (nan|inf).*learning-rate"):
@@ -140,7 +140,7 @@ def test_control_without_the_guard_the_weights_are_spoiled(
     trainer = Trainer(config)
     learner = trainer.agent.discoverer.actor_learner
     weight = next(learner.network.parameters())
-    learner.step(weight.sum() * float("nan"))
+    learner.step([(weight.sum() * float("nan"), 1.0)])
     assert weight.isnan().all()
 
 
