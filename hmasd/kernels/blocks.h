@@ -12,19 +12,27 @@
 
 namespace hmasd {
 
-constexpr int64_t kBlock = 96;  // rows; a multiple of kTileRows
+constexpr int64_t kBlock = 96;  // rows at most; a multiple of kTileRows
 constexpr int64_t kGroups = 8;
 
-inline int64_t count_blocks(int64_t rows) { return (rows + kBlock - 1) / kBlock; }
+inline int64_t divide_up(int64_t value, int64_t by) { return (value + by - 1) / by; }
+
+// Few blocks are of one size and even in number, so that two threads have the same to do.
+inline int64_t block_size(int64_t rows) {
+  const int64_t blocks = divide_up(rows, kBlock);
+  return round_up(divide_up(rows, blocks > 1 ? round_up(blocks, 2) : 1), kRowStep);
+}
+
+inline int64_t count_blocks(int64_t rows) { return divide_up(rows, block_size(rows)); }
 inline int64_t count_groups(int64_t rows) { return std::min(kGroups, count_blocks(rows)); }
 
-// One block of rows; `padded` is a multiple of a tile.
+// One block of rows; `padded` is what the products work on.
 struct Block {
   int64_t index, first, count, padded;
 
   Block(int64_t index, int64_t rows)
-      : index(index), first(index * kBlock), count(std::min(kBlock, rows - first)),
-        padded(round_up(count, kTileRows)) {}
+      : index(index), first(index * block_size(rows)),
+        count(std::min(block_size(rows), rows - first)), padded(round_up(count, kRowStep)) {}
 };
 
 // body(group, first block, last block + 1), groups side by side on torch's threads.

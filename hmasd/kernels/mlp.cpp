@@ -2,8 +2,11 @@
 //   h_0 = norm(x), h_l = norm(relu(W_l h_(l-1) + b_l)), l = 1..L,
 // and, if it has a head, of the last h and of a skill z: y = W h + b + V[:, z].
 //
-// A block of rows goes through all layers while it stays in the cache. Only the input, each layer's
-// pre-activation and each LayerNorm's moments are kept for backward, which makes the rest again.
+// A norm is a standardized row ("hat") times a scale plus a shift, and the linear layer that reads it
+// takes these two into its own weights: W h + b = (W S) hat + (b + W t). So rows are only ever
+// standardized, and the gradients of scale and shift come from that of the weights, without rows:
+//   G = sum over rows of grad hat^T, dW = G S + db t^T, ds = diag(W^T G), dt = W^T db.
+// A block of rows goes through all layers while it stays in the cache; all hats are kept for backward.
 #include <ATen/ATen.h>
 #include <torch/library.h>
 
@@ -19,24 +22,44 @@ namespace {
 using at::Tensor;
 using Floats = std::vector<float>;
 
-// A vector with zeros up to a panel.
+// A vector with zeros up to a vector's width.
 Floats pad(const Tensor& source) {
-  Floats padded(round_up(source.numel(), kPanel));
+  Floats padded(round_up(source.numel(), kWidth));
   std::memcpy(padded.data(), source.const_data_ptr<float>(), source.numel() * sizeof(float));
   return padded;
 }
 
-struct Layer {
-  int64_t inputs, units, in, out;  // in and out: padded to a panel
-  int64_t skills = 0;              // columns of V; only of a head
-  Floats packed, bias;             // the weight, packed for the direction that is wanted
-  Floats scale, shift;             // of the LayerNorm; a head has none
+// Scale and shift of a norm.
+struct Norm {
+  int64_t units, padded;
+  Floats scale, shift;
 
-  Layer(const Tensor& weight, const Tensor& bias, int64_t inputs, bool backward)
-      : inputs(inputs), units(weight.size(0)), in(round_up(inputs, kPanel)),
-        out(round_up(units, kPanel)), packed(backward ? units * in : inputs * out),
-        bias(pad(bias)) {
-    const Matrix matrix{weight.const_data_ptr<float>(), units, inputs, weight.size(1)};
+  Norm(const Tensor& scale, const Tensor& shift)
+      : units(scale.numel()), padded(round_up(units, kWidth)), scale(pad(scale)),
+        shift(pad(shift)) {}
+};
+
+// A linear layer that reads a standardized row; `skills` columns of V only in a head.
+struct Layer {
+  int64_t inputs, units, skills;
+  int64_t in, out;  // inputs and units padded to a vector
+  Floats packed;    // W S, packed for the direction that is wanted
+  Floats bias;      // b + W t
+
+  Layer(const Tensor& weight, const Tensor& bias_, const Norm& norm, bool backward)
+      : inputs(norm.units), units(weight.size(0)), skills(weight.size(1) - inputs),
+        in(norm.padded), out(round_up(units, kWidth)),
+        packed(backward ? units * round_up(inputs, kPanel) : inputs * round_up(units, kPanel)),
+        bias(pad(bias_)) {
+    Floats scaled(units * inputs);
+    for (int64_t unit = 0; unit < units; ++unit) {
+      const float* row = weight.const_data_ptr<float>() + unit * weight.size(1);
+      for (int64_t k = 0; k < inputs; ++k) {
+        scaled[unit * inputs + k] = row[k] * norm.scale[k];
+        bias[unit] += row[k] * norm.shift[k];
+      }
+    }
+    const Matrix matrix{scaled.data(), units, inputs, inputs};
     if (backward)
       pack_rows(matrix, units, 0, packed.data());
     else
@@ -44,55 +67,58 @@ struct Layer {
   }
 };
 
-// parameters: weight and bias of the first LayerNorm; of each linear layer and its LayerNorm; and,
-// if there is a head, [W, V] and b.
+// parameters: scale and shift of the first norm; of each layer W, b and its norm's scale and shift;
+// and, if there is a head, [W, V] and b.
 struct Network {
-  int64_t rows, inputs;
+  int64_t rows;
   float eps;
-  Floats scale, shift;  // of the first LayerNorm
-  std::vector<Layer> layers;
-  std::vector<Layer> head;  // one or none
-  Floats of_skill;          // V transposed, in panels: [out of the head / panel][skills][panel]
+  std::vector<Norm> norms;    // of x and of what each layer but a head gives
+  std::vector<Layer> layers;  // the head is the last one
+  Floats of_skill;            // V transposed: [skills][out of the head]
 
   Network(const Tensor& x, at::TensorList parameters, double eps, bool backward)
-      : rows(x.size(0)), inputs(x.size(1)), eps(static_cast<float>(eps)),
-        scale(pad(parameters[0])), shift(pad(parameters[1])) {
-    size_t i = 2;
-    for (; i + 4 <= parameters.size(); i += 4) {
-      layers.emplace_back(parameters[i], parameters[i + 1], width(), backward);
-      layers.back().scale = pad(parameters[i + 2]);
-      layers.back().shift = pad(parameters[i + 3]);
+      : rows(x.size(0)), eps(static_cast<float>(eps)) {
+    norms.emplace_back(parameters[0], parameters[1]);
+    for (size_t i = 2; i < parameters.size(); i += 4) {
+      layers.emplace_back(parameters[i], parameters[i + 1], norms.back(), backward);
+      if (i + 4 <= parameters.size()) norms.emplace_back(parameters[i + 2], parameters[i + 3]);
     }
-    if (i < parameters.size()) add_head(parameters[i], parameters[i + 1], backward);
+    if (has_head()) read_skills(parameters[parameters.size() - 2]);
   }
 
-  void add_head(const Tensor& weight, const Tensor& bias, bool backward) {
-    head.emplace_back(weight, bias, width(), backward);
-    Layer& layer = head.front();
-    layer.skills = weight.size(1) - layer.inputs;
-    of_skill.resize(layer.skills * layer.out);
-    if (layer.skills)
-      pack_transposed({weight.const_data_ptr<float>() + layer.inputs, layer.units, layer.skills,
-                       weight.size(1)},
-                      of_skill.data());
-  }
+  bool has_head() const { return layers.size() == norms.size(); }
+  const Layer& last() const { return layers.back(); }
 
-  int64_t width() const { return layers.empty() ? inputs : layers.back().units; }
-  const Layer& last() const { return head.empty() ? layers.back() : head.front(); }
+  void read_skills(const Tensor& weight) {
+    const Layer& head = layers.back();
+    of_skill.resize(head.skills * head.out);
+    for (int64_t unit = 0; unit < head.units; ++unit)
+      for (int64_t z = 0; z < head.skills; ++z)
+        of_skill[z * head.out + unit] =
+            weight.const_data_ptr<float>()[unit * weight.size(1) + head.inputs + z];
+  }
 
   int64_t widest() const {
-    int64_t width = std::max(round_up(inputs, kPanel), last().out);
+    int64_t width = norms.front().padded;
     for (const Layer& layer : layers) width = std::max(width, layer.out);
     return width;
   }
 
-  // Floats kept of one block: the first moments, then pre-activations and moments by layer.
+  // Floats kept of one block: for each norm its rows, then their moments.
   int64_t kept() const {
-    int64_t width = 2;
-    for (const Layer& layer : layers) width += layer.out + 2;
+    int64_t width = 0;
+    for (const Norm& norm : norms) width += norm.padded + 2;
     return width * kBlock;
   }
 };
+
+// What is kept of norm number `index` of a block; `kept`: of the whole block.
+Hats hats_of(const Network& net, size_t index, float* kept) {
+  for (size_t i = 0; i < index; ++i) kept += kBlock * (net.norms[i].padded + 2);
+  const Norm& norm = net.norms[index];
+  float* moments = kept + kBlock * norm.padded;
+  return {kept, norm.units, norm.padded, moments, moments + kBlock};
+}
 
 struct ForwardRows {
   const float* x;
@@ -100,23 +126,22 @@ struct ForwardRows {
   float* out;
 };
 
-void multiply(const Layer& layer, const Block& block, const float* hidden, float* out) {
+void multiply(const Layer& layer, const Block& block, const float* hat, float* out) {
   for (int64_t column = 0; column < layer.out; column += kPanel)
-    multiply_panel<false>({hidden, layer.in, layer.packed.data() + column * layer.inputs, kPanel,
+    multiply_panel<false>({hat, layer.in, layer.packed.data() + column * layer.inputs, kPanel,
                            layer.bias.data() + column, 0, out + column, layer.out},
-                          block.padded, layer.inputs);
+                          block.padded, layer.inputs, layer.out - column);
 }
 
 // `scratch` takes the block's outputs at full width.
 void head_forward(const Network& net, const Block& block, const ForwardRows& rows,
-                  const float* hidden, float* scratch) {
-  const Layer& head = net.head.front();
-  multiply(head, block, hidden, scratch);
+                  const float* hat, float* scratch) {
+  const Layer& head = net.last();
+  multiply(head, block, hat, scratch);
   for (int64_t row = 0; row < block.count; ++row) {
     float* values = scratch + row * head.out;
     for (int64_t j = 0; head.skills && j < head.out; j += kWidth) {
-      const float* of_skill = net.of_skill.data() + j / kPanel * kPanel * head.skills +
-                              rows.skill[block.first + row] * kPanel + j % kPanel;
+      const float* of_skill = net.of_skill.data() + rows.skill[block.first + row] * head.out + j;
       store(values + j, load(values + j) + load(of_skill));
     }
     std::memcpy(rows.out + (block.first + row) * head.units, values, head.units * sizeof(float));
@@ -125,43 +150,39 @@ void head_forward(const Network& net, const Block& block, const ForwardRows& row
 
 template <int64_t kUnits>
 void forward_block(const Network& net, const Block& block, const ForwardRows& rows, float* kept,
-                   float* hidden, float* scratch) {
-  const int64_t stride = round_up(net.inputs, kPanel);
-  for (int64_t row = 0; row < block.count; ++row)
-    normalize_row<false, 0>(rows.x + (block.first + row) * net.inputs, net.scale.data(),
-                            net.shift.data(), net.eps, net.inputs, kept + 2 * row,
-                            hidden + row * stride);
-  kept += 2 * kBlock;
-  for (const Layer& layer : net.layers) {
-    multiply(layer, block, hidden, kept);
-    float* moments = kept + kBlock * layer.out;
-    for (int64_t row = 0; row < block.count; ++row)
-      normalize_row<true, kUnits>(kept + row * layer.out, layer.scale.data(), layer.shift.data(),
-                                  net.eps, layer.units, moments + 2 * row,
-                                  hidden + row * layer.out);
-    kept = moments + 2 * kBlock;
+                   float* scratch) {
+  Hats now = hats_of(net, 0, kept);
+  standardize<false, 0>(rows.x + block.first * now.units, now.units, block.count, net.eps, now);
+  for (size_t index = 1; index < net.norms.size(); ++index) {
+    const Hats next = hats_of(net, index, kept);
+    multiply(net.layers[index - 1], block, now.data, next.data);
+    standardize<true, kUnits>(next.data, next.stride, block.count, net.eps, next);
+    now = next;
   }
-  if (!net.head.empty()) return head_forward(net, block, rows, hidden, scratch);
-  const Layer& last = net.layers.back();
+  if (net.has_head()) return head_forward(net, block, rows, now.data, scratch);
+  const Norm& last = net.norms.back();
   for (int64_t row = 0; row < block.count; ++row)
-    std::memcpy(rows.out + (block.first + row) * last.units, hidden + row * last.out,
-                last.units * sizeof(float));
+    for_each_vector(last.units, [&](int64_t j, int64_t part) {
+      const Vec hat = load(now.data + row * last.padded + j);
+      store_part(rows.out + (block.first + row) * last.units + j,
+                 hat * load(last.scale.data() + j) + load(last.shift.data() + j), part);
+    });
 }
 
 bool all_common(const Network& net) {
-  return std::all_of(net.layers.begin(), net.layers.end(),
-                     [](const Layer& layer) { return layer.units == kCommonUnits; });
+  return std::all_of(net.norms.begin() + 1, net.norms.end(),
+                     [](const Norm& norm) { return norm.units == kCommonUnits; });
 }
 
 // The skills' numbers, or null without a head that wants them.
 const int64_t* checked_skill(const Network& net, const Tensor& skill) {
-  if (net.head.empty() || !net.head.front().skills) return nullptr;
+  if (!net.last().skills) return nullptr;
   const int64_t* data = skill.const_data_ptr<int64_t>();
   TORCH_CHECK(skill.numel() == net.rows, "skill must have one number for each of ", net.rows,
               " rows, got ", skill.numel());
   for (int64_t row = 0; row < net.rows; ++row)
-    TORCH_CHECK(data[row] >= 0 && data[row] < net.head.front().skills, "skill ", data[row],
-                " is not in 0..", net.head.front().skills - 1);
+    TORCH_CHECK(data[row] >= 0 && data[row] < net.last().skills, "skill ", data[row],
+                " is not in 0..", net.last().skills - 1);
   return data;
 }
 
@@ -175,32 +196,31 @@ std::tuple<Tensor, Tensor> mlp_forward(const Tensor& x, const Tensor& skill,
                          out.data_ptr<float>()};
   const auto block_forward = all_common(net) ? forward_block<kCommonUnits> : forward_block<0>;
   for_each_group(net.rows, [&](int64_t, int64_t begin, int64_t end) {
-    Floats hidden(kBlock * net.widest()), scratch(kBlock * net.widest());
-    Floats unsaved(save ? 0 : net.kept());
+    Floats scratch(net.has_head() ? kBlock * net.last().out : 0), unsaved(save ? 0 : net.kept());
     for (int64_t index = begin; index < end; ++index)
       block_forward(net, Block(index, net.rows), rows,
                     save ? saved.data_ptr<float>() + index * net.kept() : unsaved.data(),
-                    hidden.data(), scratch.data());
+                    scratch.data());
   });
   return {out, saved};
 }
 
-// What one group of blocks sums up of a layer: the weight transposed, [inputs up to a tile, out].
+// What one group of blocks sums up of a layer: G transposed, [inputs up to a tile, out].
 struct LayerGrads {
-  Floats weight, bias, scale, shift, of_skill;
+  Floats weight, bias, of_skill;
 
   explicit LayerGrads(const Layer& layer)
-      : weight(round_up(layer.inputs, kTileRows) * layer.out), bias(layer.out),
-        scale(layer.out), shift(layer.out), of_skill(layer.skills * layer.out) {}
+      : weight(round_up(layer.inputs, kRowStep) * layer.out), bias(layer.out),
+        of_skill(layer.skills * layer.out) {}
 };
 
 struct NetworkGrads {
-  Floats scale, shift;
-  std::vector<LayerGrads> layers, head;
+  std::vector<LayerGrads> layers;
+  Floats scale, shift;  // of a last norm that no layer reads
 
   explicit NetworkGrads(const Network& net)
-      : scale(net.scale.size()), shift(net.shift.size()),
-        layers(net.layers.begin(), net.layers.end()), head(net.head.begin(), net.head.end()) {}
+      : layers(net.layers.begin(), net.layers.end()), scale(net.norms.back().padded),
+        shift(net.norms.back().padded) {}
 };
 
 struct BackwardRows {
@@ -210,164 +230,131 @@ struct BackwardRows {
 };
 
 struct Scratch {
-  Floats grad, hidden, zeros;
+  Floats grad, next, zeros, ignored;
 
   explicit Scratch(const Network& net)
-      : grad(kBlock * net.widest() + kTileRows),  // the last row is read up to a tile
-        hidden(grad), zeros(kPanel) {}
+      : grad(kBlock * net.widest()), next(grad), zeros(kPanel),
+        ignored(net.norms.front().padded) {}
 };
 
-// `b.hidden` <- what the layer after `depth` layers read, made again from `kept` of the one before.
-template <int64_t kUnits>
-void remake_input(const Network& net, const Block& block, const BackwardRows& rows, size_t depth,
-                  const float* kept, Scratch& b) {
-  const int64_t stride = round_up(net.inputs, kPanel);
-  if (depth == 0) {
-    for (int64_t row = 0; row < block.count; ++row)
-      scale_row<false, 0>(rows.x + (block.first + row) * net.inputs, net.scale.data(),
-                          net.shift.data(), kept + 2 * row, net.inputs,
-                          b.hidden.data() + row * stride);
-    return;
-  }
-  const Layer& before = net.layers[depth - 1];
-  const float* moments = kept + kBlock * before.out;
+void read_head_grad(const Layer& head, const Block& block, const BackwardRows& rows, Scratch& b,
+                    LayerGrads& sums) {
   for (int64_t row = 0; row < block.count; ++row)
-    scale_row<true, kUnits>(kept + row * before.out, before.scale.data(), before.shift.data(),
-                            moments + 2 * row, before.units, b.hidden.data() + row * before.out);
+    for_each_vector(head.units, [&](int64_t j, int64_t part) {
+      const Vec up = load_part(rows.grad_out + (block.first + row) * head.units + j, part);
+      store(b.grad.data() + row * head.out + j, up);
+      store(sums.bias.data() + j, load(sums.bias.data() + j) + up);
+      if (!head.skills) return;
+      float* of_skill = sums.of_skill.data() + rows.skill[block.first + row] * head.out + j;
+      store(of_skill, load(of_skill) + up);
+    });
 }
 
-// Through W and b: `b.grad` becomes the gradient of `b.hidden`, which the layer had read.
-void linear_backward(const Layer& layer, const Block& block, Scratch& b, LayerGrads& sums) {
+void read_norm_grad(const Norm& norm, const Block& block, const BackwardRows& rows,
+                    const float* hat, Scratch& b, NetworkGrads& sums) {
   for (int64_t row = 0; row < block.count; ++row)
-    for (int64_t j = 0; j < layer.out; j += kWidth)
-      store(sums.bias.data() + j,
-            load(sums.bias.data() + j) + load(b.grad.data() + row * layer.out + j));
+    for_each_vector(norm.units, [&](int64_t j, int64_t part) {
+      const Vec up = load_part(rows.grad_out + (block.first + row) * norm.units + j, part);
+      float *scale = sums.scale.data() + j, *shift = sums.shift.data() + j;
+      store(scale, load(scale) + up * load(hat + row * norm.padded + j));
+      store(shift, load(shift) + up);
+      store(b.grad.data() + row * norm.padded + j, up * load(norm.scale.data() + j));
+    });
+}
+
+// Adds to G; if `further`, `b.grad` becomes the gradient of the hat that the layer had read.
+void linear_backward(const Layer& layer, const Block& block, const float* hat, bool further,
+                     Scratch& b, LayerGrads& sums) {
   for (int64_t column = 0; column < layer.out; column += kPanel) {
     float* grad_weight = sums.weight.data() + column;
-    multiply_panel<true>({b.hidden.data(), layer.in, b.grad.data() + column, layer.out,
-                          grad_weight, layer.out, grad_weight, layer.out},
-                         round_up(layer.inputs, kTileRows), block.count);
+    multiply_panel<true>({hat, layer.in, b.grad.data() + column, layer.out, grad_weight,
+                          layer.out, grad_weight, layer.out},
+                         round_up(layer.inputs, kRowStep), block.count, layer.out - column);
   }
-  // What was read is not needed any more: its place takes the gradient.
+  if (!further) return;
   for (int64_t column = 0; column < layer.in; column += kPanel)
     multiply_panel<false>({b.grad.data(), layer.out, layer.packed.data() + column * layer.units,
-                           kPanel, b.zeros.data(), 0, b.hidden.data() + column, layer.in},
-                          block.padded, layer.units);
-  std::swap(b.grad, b.hidden);
-}
-
-void head_backward(const Layer& head, const Block& block, const BackwardRows& rows, Scratch& b,
-                   LayerGrads& sums) {
-  for (int64_t row = 0; head.skills && row < block.count; ++row)
-    for (int64_t j = 0; j < head.out; j += kWidth) {
-      float* of_skill = sums.of_skill.data() + j / kPanel * kPanel * head.skills +
-                        rows.skill[block.first + row] * kPanel + j % kPanel;
-      store(of_skill, load(of_skill) + load(b.grad.data() + row * head.out + j));
-    }
-  linear_backward(head, block, b, sums);
+                           kPanel, b.zeros.data(), 0, b.next.data() + column, layer.in},
+                          block.padded, layer.units, layer.in - column);
+  std::swap(b.grad, b.next);
 }
 
 template <int64_t kUnits>
-void backward_block(const Network& net, const Block& block, const BackwardRows& rows,
-                    const float* kept, Scratch& b, NetworkGrads& sums) {
-  const int64_t units = net.last().units, out = net.last().out;
-  for (int64_t row = 0; row < block.count; ++row)
-    std::memcpy(b.grad.data() + row * out, rows.grad_out + (block.first + row) * units,
-                units * sizeof(float));
-  const auto of_layer = [&](size_t depth) {  // what is kept of the layer number `depth`, from 1
-    const float* place = kept;
-    for (size_t i = 0; i < depth; ++i)
-      place += kBlock * (i ? net.layers[i - 1].out + 2 : 2);
-    return place;
-  };
-  const size_t depth = net.layers.size();
-  if (!net.head.empty()) {
-    remake_input<kUnits>(net, block, rows, depth, of_layer(depth), b);
-    head_backward(net.head.front(), block, rows, b, sums.head.front());
-  }
-  for (size_t index = depth; index-- > 0;) {
+void backward_block(const Network& net, const Block& block, const BackwardRows& rows, float* kept,
+                    Scratch& b, NetworkGrads& sums) {
+  if (net.has_head())
+    read_head_grad(net.last(), block, rows, b, sums.layers.back());
+  else
+    read_norm_grad(net.norms.back(), block, rows, hats_of(net, net.norms.size() - 1, kept).data,
+                   b, sums);
+  for (size_t index = net.layers.size(); index-- > 0;) {
     const Layer& layer = net.layers[index];
-    LayerGrads& layer_sums = sums.layers[index];
-    const float *active = of_layer(index + 1), *moments = active + kBlock * layer.out;
-    for (int64_t row = 0; row < block.count; ++row) {
-      float* grad = b.grad.data() + row * layer.out;
-      normalize_row_backward<true, kUnits>(grad, active + row * layer.out, layer.scale.data(),
-                                           moments + 2 * row, layer.units,
-                                           layer_sums.scale.data(), layer_sums.shift.data());
-    }
-    remake_input<kUnits>(net, block, rows, index, of_layer(index), b);
-    linear_backward(layer, block, b, layer_sums);
+    LayerGrads& of_layer = sums.layers[index];
+    if (index + 1 < net.norms.size())
+      standardize_backward<true, kUnits>(b.grad.data(), block.count,
+                                         hats_of(net, index + 1, kept), of_layer.bias.data());
+    linear_backward(layer, block, hats_of(net, index, kept).data, index > 0 || rows.grad_x, b,
+                    of_layer);
   }
-  const int64_t stride = round_up(net.inputs, kPanel);
-  for (int64_t row = 0; row < block.count; ++row) {
-    float* grad = b.grad.data() + row * stride;
-    normalize_row_backward<false, 0>(grad, rows.x + (block.first + row) * net.inputs,
-                                     net.scale.data(), kept + 2 * row, net.inputs,
-                                     sums.scale.data(), sums.shift.data());
-    if (rows.grad_x)
-      std::memcpy(rows.grad_x + (block.first + row) * net.inputs, grad,
-                  net.inputs * sizeof(float));
+  if (!rows.grad_x) return;
+  const Hats of_x = hats_of(net, 0, kept);
+  standardize_backward<false, 0>(b.grad.data(), block.count, of_x, b.ignored.data());
+  for (int64_t row = 0; row < block.count; ++row)
+    std::memcpy(rows.grad_x + (block.first + row) * of_x.units, b.grad.data() + row * of_x.stride,
+                of_x.units * sizeof(float));
+}
+
+// Adds the groups up, in order, in the first one.
+void join(std::vector<NetworkGrads>& groups) {
+  const auto add = [](Floats& sum, const Floats& part) {
+    for (size_t i = 0; i < sum.size(); ++i) sum[i] += part[i];
+  };
+  for (size_t group = 1; group < groups.size(); ++group) {
+    for (size_t i = 0; i < groups[0].layers.size(); ++i) {
+      LayerGrads &sum = groups[0].layers[i], &part = groups[group].layers[i];
+      add(sum.weight, part.weight);
+      add(sum.bias, part.bias);
+      add(sum.of_skill, part.of_skill);
+    }
+    add(groups[0].scale, groups[group].scale);
+    add(groups[0].shift, groups[group].shift);
   }
 }
 
-// Sums over the groups in order, as tensors of the parameters' shapes.
-class Collector {
- public:
-  explicit Collector(const std::vector<NetworkGrads>& groups) : groups_(groups) {}
-
-  template <class Member>  // member(group): Floats of the shape of `like`
-  Tensor vector(const Member& member, const Tensor& like) const {
-    Tensor result = at::zeros_like(like);
-    float* target = result.data_ptr<float>();
-    for (const NetworkGrads& group : groups_)
-      for (int64_t j = 0; j < like.numel(); ++j) target[j] += member(group)[j];
-    return result;
-  }
-
-  template <class Member>  // member(group): LayerGrads; `like` is [W, V], V of a head only
-  Tensor weight(const Member& member, const Layer& layer, const Tensor& like) const {
-    Tensor result = at::zeros_like(like);
-    for (const NetworkGrads& group : groups_) {
-      const LayerGrads& sums = member(group);
-      for (int64_t unit = 0; unit < layer.units; ++unit) {
-        float* target = result.data_ptr<float>() + unit * like.size(1);
-        const float* of_skill = sums.of_skill.data() +
-                                unit / kPanel * kPanel * layer.skills + unit % kPanel;
-        for (int64_t k = 0; k < layer.inputs; ++k)
-          target[k] += sums.weight[k * layer.out + unit];
-        for (int64_t z = 0; z < layer.skills; ++z)
-          target[layer.inputs + z] += of_skill[z * kPanel];
-      }
+// Gradients of [W, V] and of b, and of the scale and the shift of the norm that the layer reads.
+void linear_grads(const Layer& layer, const Norm& norm, const LayerGrads& sums,
+                  const Tensor& weight, Tensor* grads) {
+  const int64_t columns = weight.size(1);
+  const float* w = weight.const_data_ptr<float>();
+  float *of_weight = grads[0].data_ptr<float>(), *of_bias = grads[1].data_ptr<float>(),
+        *of_scale = grads[2].data_ptr<float>(), *of_shift = grads[3].data_ptr<float>();
+  for (int64_t unit = 0; unit < layer.units; ++unit) {
+    const float of_unit = of_bias[unit] = sums.bias[unit];
+    for (int64_t k = 0; k < layer.inputs; ++k) {
+      const float g = sums.weight[k * layer.out + unit], here = w[unit * columns + k];
+      of_weight[unit * columns + k] = norm.scale[k] * g + norm.shift[k] * of_unit;
+      of_scale[k] += here * g;
+      of_shift[k] += here * of_unit;
     }
-    return result;
+    for (int64_t z = 0; z < layer.skills; ++z)
+      of_weight[unit * columns + layer.inputs + z] = sums.of_skill[z * layer.out + unit];
   }
+}
 
- private:
-  const std::vector<NetworkGrads>& groups_;
-};
-
-std::vector<Tensor> collect(const Network& net, const std::vector<NetworkGrads>& groups,
+// The gradients of all parameters, in their order.
+std::vector<Tensor> collect(const Network& net, const NetworkGrads& sums,
                             at::TensorList parameters) {
-  const Collector sum(groups);
-  std::vector<Tensor> grads{
-      sum.vector([](const auto& g) -> auto& { return g.scale; }, parameters[0]),
-      sum.vector([](const auto& g) -> auto& { return g.shift; }, parameters[1])};
-  const auto add_linear = [&](const auto& of, const Layer& layer) {
-    grads.push_back(sum.weight(of, layer, parameters[grads.size()]));
-    grads.push_back(
-        sum.vector([&](const auto& g) -> auto& { return of(g).bias; }, parameters[grads.size()]));
-  };
+  std::vector<Tensor> grads;
+  for (const Tensor& parameter : parameters) grads.push_back(at::zeros_like(parameter));
   for (size_t i = 0; i < net.layers.size(); ++i) {
-    const auto of = [&](const NetworkGrads& g) -> const LayerGrads& { return g.layers[i]; };
-    add_linear(of, net.layers[i]);
-    grads.push_back(
-        sum.vector([&](const auto& g) -> auto& { return of(g).scale; }, parameters[grads.size()]));
-    grads.push_back(
-        sum.vector([&](const auto& g) -> auto& { return of(g).shift; }, parameters[grads.size()]));
+    const size_t norm = 4 * i, weight = norm + 2;
+    Tensor of_layer[] = {grads[weight], grads[weight + 1], grads[norm], grads[norm + 1]};
+    linear_grads(net.layers[i], net.norms[i], sums.layers[i], parameters[weight], of_layer);
   }
-  if (!net.head.empty())
-    add_linear([](const NetworkGrads& g) -> const LayerGrads& { return g.head.front(); },
-               net.head.front());
+  if (net.has_head()) return grads;
+  const size_t bytes = net.norms.back().units * sizeof(float);
+  std::memcpy(grads[grads.size() - 2].data_ptr<float>(), sums.scale.data(), bytes);
+  std::memcpy(grads[grads.size() - 1].data_ptr<float>(), sums.shift.data(), bytes);
   return grads;
 }
 
@@ -386,9 +373,10 @@ std::vector<Tensor> mlp_backward(const Tensor& grad_out, const Tensor& x, const 
     Scratch scratch(net);
     for (int64_t index = begin; index < end; ++index)
       block_backward(net, Block(index, net.rows), rows,
-                     saved.const_data_ptr<float>() + index * net.kept(), scratch, sums[group]);
+                     saved.data_ptr<float>() + index * net.kept(), scratch, sums[group]);
   });
-  std::vector<Tensor> grads = collect(net, sums, parameters);
+  join(sums);
+  std::vector<Tensor> grads = collect(net, sums.front(), parameters);
   grads.push_back(grad_x);
   return grads;
 }

@@ -1,10 +1,11 @@
-// LayerNorm of one row, alone or of a ReLU, forward and backward.
+// Standardizing rows, alone or after a ReLU, forward and backward: LayerNorm without its weights,
+// which the callers join to the linear layer that reads the rows.
 //
-// Backward needs the input, the mean and 1 / standard deviation ("moments"): the rest is computed
-// again. kUnits is the number of columns if the compiler knows it, else 0. All rows but x go on up to
-// a vector: weight and bias with zeros, the others with anything.
+// As many rows as a vector has lanes go together, so that their sums, square roots and divisions are
+// made side by side. kUnits is the number of columns if the compiler knows it, else 0.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 
 #include "simd.h"
@@ -13,85 +14,94 @@ namespace hmasd {
 
 constexpr int64_t kCommonUnits = 64;  // the number of columns that is compiled for
 
-// A sum over a row. Where the compiler knows the row's length it keeps four parts in registers, so
-// that no addition waits for the one before.
-template <int64_t kUnits>
-struct RowSum {
-  static constexpr int64_t kParts = kUnits ? 4 : 1;
-  Vec parts[kParts] = {};
-
-  void add(int64_t column, Vec value) { parts[column / kWidth % kParts] += value; }
-
-  Vec total() const {
-    Vec sum = parts[0];
-    for (int64_t i = 1; i < kParts; ++i) sum += parts[i];
-    return sum_lanes(sum);
-  }
+// Standardized rows: hat = (y - mean y) rstd, y = x or max(x, 0). Rows go on up to a vector, with
+// anything.
+struct Hats {
+  float* data;
+  int64_t units, stride;
+  float *floor, *rstd;  // of each row: hat of a y that is 0, and 1 / standard deviation
 };
 
 // NaN stays NaN, as in torch.
 template <bool kRelu>
-inline Vec activate(Vec x) {
+inline Vec rectify(Vec x) {
   return kRelu ? (splat(0.0f) > x ? splat(0.0f) : x) : x;
 }
 
-// out = weight (y - mean y) rstd + bias, y = x or max(x, 0), with known moments.
-template <bool kRelu, int64_t kUnits>
-inline void scale_row(const float* x, const float* weight, const float* bias, const float* moments,
-                      int64_t count, float* out) {
-  const int64_t units = kUnits ? kUnits : count;
-  const Vec mean = splat(moments[0]), rstd = splat(moments[1]);
-  for_each_vector(units, [&](int64_t j, int64_t part) {
-    const Vec hat = (activate<kRelu>(load_part(x + j, part)) - mean) * rstd;
-    store(out + j, hat * load(weight + j) + load(bias + j));
-  });
+inline Vec over_root(Vec x) {
+  float lanes[kWidth];
+  store(lanes, x);
+  for (float& lane : lanes) lane = 1.0f / std::sqrt(lane);
+  return load(lanes);
 }
 
+// Rows first, first + 1, ... of the `rows`, at most a vector of them.
+inline int64_t together(int64_t first, int64_t rows) { return std::min(kWidth, rows - first); }
+
+// x: rows of hats.units columns, `stride` apart; they may be the hats' own.
 template <bool kRelu, int64_t kUnits>
-inline void normalize_row(const float* x, const float* weight, const float* bias, float eps,
-                          int64_t count, float* moments, float* out) {
-  const int64_t units = kUnits ? kUnits : count;
+void standardize(const float* x, int64_t stride, int64_t rows, float eps, const Hats& hats) {
+  const int64_t units = kUnits ? kUnits : hats.units;
   const Vec share = splat(1.0f / static_cast<float>(units));
-  RowSum<kUnits> sum, squares;
-  for_each_vector(units, [&](int64_t j, int64_t part) {
-    sum.add(j, activate<kRelu>(load_part(x + j, part)));
-  });
-  const Vec mean = sum.total() * share;
-  for_each_vector(units, [&](int64_t j, int64_t part) {
-    const Vec centered = activate<kRelu>(load_part(x + j, part)) - mean;
-    const Vec inside = part == kWidth ? centered : first_lanes(centered, part);
-    squares.add(j, inside * inside);
-  });
-  moments[0] = mean[0];
-  moments[1] = 1.0f / std::sqrt((squares.total() * share)[0] + eps);
-  scale_row<kRelu, kUnits>(x, weight, bias, moments, count, out);
+  for (int64_t first = 0; first < rows; first += kWidth) {
+    const int64_t count = together(first, rows);
+    const float* source = x + first * stride;
+    Vec sums[kWidth] = {}, squares[kWidth] = {};
+    for (int64_t row = 0; row < count; ++row)
+      for_each_vector(units, [&](int64_t j, int64_t part) {
+        sums[row] += rectify<kRelu>(load_part(source + row * stride + j, part));
+      });
+    const Vec means = sum_each(sums) * share;
+    for (int64_t row = 0; row < count; ++row)
+      for_each_vector(units, [&](int64_t j, int64_t part) {
+        const Vec y = rectify<kRelu>(load_part(source + row * stride + j, part));
+        const Vec centered = first_lanes(y - splat(means[row]), part);
+        squares[row] += centered * centered;
+      });
+    const Vec rstd = over_root(sum_each(squares) * share + splat(eps));
+    for (int64_t row = 0; row < count; ++row)
+      for_each_vector(units, [&](int64_t j, int64_t part) {
+        const Vec y = rectify<kRelu>(load_part(source + row * stride + j, part));
+        store(hats.data + (first + row) * hats.stride + j, (y - splat(means[row])) * splat(rstd[row]));
+      });
+    store(hats.floor + first, (splat(0.0f) - means) * rstd);
+    store(hats.rstd + first, rstd);
+  }
 }
 
-// Adds to the gradients of weight and bias; `grad` becomes the gradient of x.
+// `grad`, rows as those of the hats, becomes the gradient of x, whose sum over rows is added to
+// `sum_grad`.
 template <bool kRelu, int64_t kUnits>
-inline void normalize_row_backward(float* grad, const float* x, const float* weight,
-                                   const float* moments, int64_t count, float* grad_weight,
-                                   float* grad_bias) {
-  const int64_t units = kUnits ? kUnits : count;
+void standardize_backward(float* grad, int64_t rows, const Hats& hats, float* sum_grad) {
+  const int64_t units = kUnits ? kUnits : hats.units;
   const Vec share = splat(1.0f / static_cast<float>(units));
-  const Vec mean = splat(moments[0]), rstd = splat(moments[1]);
-  RowSum<kUnits> sum, along;
-  for_each_vector(units, [&](int64_t j, int64_t part) {
-    const Vec read = load(grad + j), up = part == kWidth ? read : first_lanes(read, part);
-    const Vec hat = (activate<kRelu>(load_part(x + j, part)) - mean) * rstd;
-    const Vec weighted = up * load(weight + j);
-    sum.add(j, weighted);
-    along.add(j, weighted * hat);
-    store(grad_weight + j, load(grad_weight + j) + up * hat);
-    store(grad_bias + j, load(grad_bias + j) + up);
-  });
-  const Vec mean_up = sum.total() * share, mean_along = along.total() * share;
-  for_each_vector(units, [&](int64_t j, int64_t part) {
-    const Vec value = load_part(x + j, part), zero = splat(0.0f);
-    const Vec hat = (activate<kRelu>(value) - mean) * rstd;
-    const Vec down = rstd * (load(grad + j) * load(weight + j) - mean_up - hat * mean_along);
-    store(grad + j, kRelu ? (value <= zero ? zero : down) : down);
-  });
+  for (int64_t first = 0; first < rows; first += kWidth) {
+    const int64_t count = together(first, rows);
+    float* up = grad + first * hats.stride;
+    const float* hat = hats.data + first * hats.stride;
+    Vec sums[kWidth] = {}, along[kWidth] = {};
+    for (int64_t row = 0; row < count; ++row)
+      for_each_vector(units, [&](int64_t j, int64_t part) {
+        const Vec value = first_lanes(load(up + row * hats.stride + j), part);
+        sums[row] += value;
+        along[row] += value * first_lanes(load(hat + row * hats.stride + j), part);
+      });
+    const Vec mean_up = sum_each(sums) * share, mean_along = sum_each(along) * share;
+    for_each_vector(units, [&](int64_t j, int64_t) {
+      Vec sum = load(sum_grad + j);
+      for (int64_t row = 0; row < count; ++row) {
+        const int64_t place = row * hats.stride + j;
+        const Vec value = load(hat + place), rstd = splat(hats.rstd[first + row]);
+        const Vec free =
+            rstd * (load(up + place) - splat(mean_up[row]) - value * splat(mean_along[row]));
+        const Vec floor = splat(hats.floor[first + row]);
+        const Vec down = kRelu ? (value <= floor ? splat(0.0f) : free) : free;
+        store(up + place, down);
+        sum += down;
+      }
+      store(sum_grad + j, sum);
+    });
+  }
 }
 
 }  // namespace hmasd

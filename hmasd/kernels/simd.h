@@ -14,14 +14,17 @@
 namespace hmasd {
 
 #if defined(__AVX512F__)
-constexpr int64_t kWidth = 16;      // floats in a vector
-constexpr int64_t kTileRows = 12;   // 12 x 2 accumulators of 32 registers
+constexpr int64_t kWidth = 16;     // floats in a vector
+constexpr int64_t kTileRows = 12;  // 12 x 2 accumulators of 32 registers
+constexpr int64_t kRowStep = 4;    // a smaller tile takes the rows that are left
 #elif defined(__AVX__)
 constexpr int64_t kWidth = 8;
-constexpr int64_t kTileRows = 6;    // 6 x 2 accumulators of 16 registers
+constexpr int64_t kTileRows = 6;  // 6 x 2 accumulators of 16 registers
+constexpr int64_t kRowStep = 2;
 #else
 constexpr int64_t kWidth = 4;
 constexpr int64_t kTileRows = 6;
+constexpr int64_t kRowStep = 2;
 #endif
 constexpr int64_t kPanel = 2 * kWidth;  // columns of a tile
 
@@ -90,8 +93,36 @@ inline Vec sum_lanes(Vec value) {
   return value;
 }
 
+// Lane i of the result is lane i, or i ^ step if `other`, of a where bit `step` of i is 0, else of b.
+inline Vec interleave(Vec a, Vec b, int32_t step, bool other) {
+#if defined(__clang__)
+  Vec mixed;
+  for (int64_t i = 0; i < kWidth; ++i) {
+    const int64_t lane = other ? i ^ step : i;
+    mixed[i] = i & step ? b[lane] : a[lane];
+  }
+  return mixed;
+#else
+  const IntVec lane = other ? lanes() ^ step : lanes(), zero = {};
+  const IntVec of_b = zero + static_cast<int32_t>(kWidth);  // the second vector's lanes are numbered on
+  return __builtin_shuffle(a, b, lane + ((lanes() & step) != zero ? of_b : zero));
+#endif
+}
+
+// Lane i of the result is the sum of the lanes of values[i], which are overwritten.
+inline Vec sum_each(Vec (&values)[kWidth]) {
+#pragma GCC unroll 4
+  for (int32_t step = 1; step < kWidth; step *= 2)
+#pragma GCC unroll 8
+    for (int64_t i = 0; i < kWidth; i += 2 * step)
+      values[i] = interleave(values[i], values[i + step], step, false) +
+                  interleave(values[i], values[i + step], step, true);
+  return values[0];
+}
+
 // The first `count` lanes; the others become 0.
 inline Vec first_lanes(Vec value, int64_t count) {
+  if (count == kWidth) return value;
   return (Vec)((IntVec)value & (lanes() < static_cast<int32_t>(count)));
 }
 
@@ -140,37 +171,54 @@ struct Product {
   int64_t out_stride;
 };
 
-// `rows` is a multiple of kTileRows; callers pad. Not inlined: within a larger function GCC runs out
-// of registers and spills the sums, which costs half of the speed.
-template <bool kTransposed>
-__attribute__((noinline)) void multiply_panel(const Product p, const int64_t rows,
-                                              const int64_t depth) {
+// Rows `first` to `last` - 1 in tiles of kRows x kVectors. Not inlined: within a larger function GCC
+// runs out of registers and spills the sums, which costs half of the speed.
+template <bool kTransposed, int64_t kRows, int64_t kVectors>
+__attribute__((noinline)) void multiply_tiles(const Product p, const int64_t first,
+                                              const int64_t last, const int64_t depth) {
   const int64_t step = kTransposed ? 1 : p.left_stride;  // from a row of A to the next
   const int64_t jump = kTransposed ? p.left_stride : 1;  // from a column of A to the next
-  for (int64_t row = 0; row < rows; row += kTileRows) {
-    Vec sum[kTileRows][2];
+  for (int64_t row = first; row < last; row += kRows) {
+    Vec sum[kRows][kVectors];
 #pragma GCC unroll 16
-    for (int64_t i = 0; i < kTileRows; ++i) {
-      sum[i][0] = load(p.init + (row + i) * p.init_stride);
-      sum[i][1] = load(p.init + (row + i) * p.init_stride + kWidth);
-    }
+    for (int64_t i = 0; i < kRows; ++i)
+#pragma GCC unroll 2
+      for (int64_t v = 0; v < kVectors; ++v)
+        sum[i][v] = load(p.init + (row + i) * p.init_stride + v * kWidth);
     const float *left = p.left + row * step, *right = p.right;
     for (int64_t k = depth; k > 0; --k) {
-      const Vec first = load(right), second = load(right + kWidth);
+      Vec factor[kVectors];
+#pragma GCC unroll 2
+      for (int64_t v = 0; v < kVectors; ++v) factor[v] = load(right + v * kWidth);
 #pragma GCC unroll 16
-      for (int64_t i = 0; i < kTileRows; ++i) {
+      for (int64_t i = 0; i < kRows; ++i) {
         const Vec value = splat(left[i * step]);
-        sum[i][0] += value * first;
-        sum[i][1] += value * second;
+#pragma GCC unroll 2
+        for (int64_t v = 0; v < kVectors; ++v) sum[i][v] += value * factor[v];
       }
       left += jump;
       right += p.right_stride;
     }
 #pragma GCC unroll 16
-    for (int64_t i = 0; i < kTileRows; ++i) {
-      store(p.out + (row + i) * p.out_stride, sum[i][0]);
-      store(p.out + (row + i) * p.out_stride + kWidth, sum[i][1]);
-    }
+    for (int64_t i = 0; i < kRows; ++i)
+#pragma GCC unroll 2
+      for (int64_t v = 0; v < kVectors; ++v)
+        store(p.out + (row + i) * p.out_stride + v * kWidth, sum[i][v]);
+  }
+}
+
+// `rows` is a multiple of kRowStep; callers pad. Of a panel whose `columns` fit one vector only that
+// vector is read and written.
+template <bool kTransposed>
+inline void multiply_panel(const Product& p, int64_t rows, int64_t depth,
+                           int64_t columns = kPanel) {
+  const int64_t tiled = rows / kTileRows * kTileRows;
+  if (columns > kWidth) {
+    multiply_tiles<kTransposed, kTileRows, 2>(p, 0, tiled, depth);
+    multiply_tiles<kTransposed, kRowStep, 2>(p, tiled, rows, depth);
+  } else {
+    multiply_tiles<kTransposed, kTileRows, 1>(p, 0, tiled, depth);
+    multiply_tiles<kTransposed, kRowStep, 1>(p, tiled, rows, depth);
   }
 }
 
