@@ -16,6 +16,7 @@ from hmasd.algorithm.discriminators import Discriminators
 from hmasd.algorithm.intrinsic import chance_offset, mix_rewards
 from hmasd.algorithm.returns import weighted_mean
 from hmasd.algorithm.skill_usage import usage
+from hmasd.batch_schedule import next_batch_size
 from hmasd.config import Config
 from hmasd.envs.base import BatchedEnv
 from hmasd.networks import make_networks
@@ -111,7 +112,7 @@ class HMASDAgent:
 
     @property
     def sync_batch_size(self) -> int:
-        """Samples of one round."""
+        """Samples of the present round."""
         return self.gate.sync_batch_size
 
     @property
@@ -122,7 +123,7 @@ class HMASDAgent:
     @property
     def steps_learned(self) -> int:
         """Env steps at the last update."""
-        return self.policy_version * self.config.batch_size
+        return self.env_steps - self.samples_collected_this_round
 
     def enable_data_collection(self) -> None:
         """Let `store_transition` take samples."""
@@ -225,7 +226,18 @@ class HMASDAgent:
             StorageError: a row of the round comes from another policy version.
             TrainingError: a loss or gradient is not finite; that network is left unchanged.
         """
-        return self.gate.run(self.update)
+        metrics = self.gate.run(self.update)
+        self._size_next_round()
+        return metrics
+
+    def _size_next_round(self) -> None:
+        """Let the round that begins be as large as `batch_schedule` says."""
+        size = next_batch_size(
+            self.config, self.sync_batch_size, self.env_steps, self.discoverer.noise_scale.value
+        )
+        if size != self.sync_batch_size:
+            self.gate.sync_batch_size = size
+            self.low_storage.resize(size // self.config.num_envs)
 
     def update(self) -> dict[str, float]:
         """Update the networks on the full round and empty the storages that were used."""
@@ -250,7 +262,11 @@ class HMASDAgent:
             return {}  # every env was lost
         parts = self._intrinsic_rewards(rollout)
         metrics = _reward_metrics(parts, rollout.alive)
-        metrics |= self.discoverer.update(*self.discoverer.prepare(rollout, parts.mixed, passed))
+        actor_batch, critic_batch = self.discoverer.prepare(rollout, parts.mixed, passed)
+        if self.config.batch_schedule == "noise":
+            chunks_and_envs = rollout.actor_hidden.shape[:2]
+            metrics |= self.discoverer.measure_noise(actor_batch, *chunks_and_envs)
+        metrics |= self.discoverer.update(actor_batch, critic_batch)
         metrics |= self.discriminators.update(rollout, self.generators["shuffle"])
         return metrics
 
@@ -272,7 +288,7 @@ class HMASDAgent:
             return {"sync/discarded_samples": 0.0}
         self.high_storage.discard(lost)
         self.team.clock.interrupt(lost)
-        return {"sync/discarded_samples": float(lost.sum()) * self.config.rollout_length}
+        return {"sync/discarded_samples": float(lost.sum()) * self.low_storage.length}
 
     def _intrinsic_rewards(self, rollout: LowRollout) -> RewardParts:
         config = self.config
@@ -343,6 +359,7 @@ class HMASDAgent:
             "optimizers": {learner.name: learner.state_dict() for learner in self._learners},
             "generators": {name: g.get_state() for name, g in self.generators.items()},
             "gate": self.gate.state_dict(),
+            "noise_scale": self.discoverer.noise_scale.state_dict(),
             "coordinator_version": self.coordinator_version,
             "env_steps": self.env_steps,
             "team": self.team.state_dict(),
@@ -369,6 +386,7 @@ class HMASDAgent:
         for name, generator in self.generators.items():
             generator.set_state(state["generators"][name])
         self.gate.load_state_dict(state["gate"])
+        self.discoverer.noise_scale.load_state_dict(state["noise_scale"])
         self.coordinator_version = state["coordinator_version"]
         self.env_steps = state["env_steps"]
         self.team.load_state_dict(state["team"])

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 FORMAT = "hmasd-checkpoint"
-VERSION = 2
+VERSION = 3
 STEM = "hmasd_sync_enhanced"
 SHAPE_SETTINGS = (
     "env",

@@ -39,6 +39,13 @@ class Config:
     batch_size: int = 1024
     """Samples of one synchronous round: one sample is one step of one env with all its agents.
     Must be a multiple of num_envs; batch_size / num_envs steps per env make a round."""
+    batch_schedule: Literal["constant", "linear", "noise"] = "constant"
+    """How the round grows, by whole multiples of batch_size. 'linear': over total_steps, each size
+    for an equal share of them. 'noise': up to the gradient noise scale, which is measured each
+    round (low/noise_scale, in samples): a larger round would be worth less than what it costs."""
+    max_batch_factor: int = 4
+    """The largest round, in multiples of batch_size, unless batch_schedule is 'constant'; with
+    'noise' and 1 the noise scale is measured and the round stays as it is."""
     sync_mode: bool = True
     """Update on full rounds of one policy version (the guide). False, to compare with: update as
     soon as batch_size samples are there, in fragments of chunk_length steps that each env finishes
@@ -185,8 +192,14 @@ class Config:
 
     @property
     def rollout_length(self) -> int:
-        """Steps per env in one round [T]."""
+        """Steps per env in the first round [T]; batch_schedule may let later ones grow."""
         return self.batch_size // self.num_envs
+
+    @property
+    def largest_batch_size(self) -> int:
+        """Samples of the largest round that batch_schedule may make."""
+        growing = self.batch_schedule != "constant"
+        return self.batch_size * (self.max_batch_factor if growing else 1)
 
     @property
     def env_options(self) -> EnvOptions:

@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from hmasd.batch_schedule import planned_rounds, rounds_until
 from hmasd.config import Config
 from hmasd.settings import ConfigError, field_types
 
@@ -47,6 +48,7 @@ def validate(config: Config) -> None:
         *_range_problems(config),
         *_round_problems(config),
         *_slice_problems(config),
+        *_schedule_problems(config),
         *_network_problems(config),
         *_level_problems(config),
         *_env_problems(config),
@@ -62,21 +64,18 @@ def describe(config: Config) -> str:
     first = f"{config.env}, seed {config.seed}, {config.device}, {config.threads} thread(s)"
     if config.eval_only:
         return first
-    envs, steps, length = config.num_envs, config.rollout_length, config.episode_length
-    interval = config.skill_interval
-    rounds = -(-config.total_steps // config.batch_size)
+    envs, length, interval = config.num_envs, config.episode_length, config.skill_interval
     per_episode = -(-length // interval)
     lines = [
         first,
-        f"round: {envs} envs x {steps} steps = {config.batch_size:,} samples; "
-        f"{rounds:,} rounds x {config.batch_size:,} = {rounds * config.batch_size:,} env steps"
+        _describe_rounds(config)
         if config.sync_mode
         else f"asynchronous: an update every {config.batch_size:,} env steps, on "
         f"{config.batch_size // config.chunk_length} fragments of {config.chunk_length} steps, "
         f"each of them finished over {config.chunk_length * envs / config.batch_size:.3g} updates",
         f"skills: a new decision every {interval} steps and at each episode's start, so an episode "
         f"of {length} steps has ceil({length} / {interval}) = {per_episode} segments",
-        *_describe_coordinator(config, rounds),
+        *_describe_coordinator(config),
     ]
     if interval > length:
         lines.append(
@@ -92,7 +91,27 @@ def describe(config: Config) -> str:
     return "\n".join(lines)
 
 
-def _describe_coordinator(config: Config, rounds: int) -> Iterator[str]:
+def _describe_rounds(config: Config) -> str:
+    """How large they are and how many."""
+    first = (
+        f"round: {config.num_envs} envs x {config.rollout_length} steps = {config.batch_size:,} "
+        "samples"
+    )
+    if config.batch_schedule == "noise":
+        fewest, most = (
+            -(-config.total_steps // size)
+            for size in (config.largest_batch_size, config.batch_size)
+        )
+        return (
+            f"{first}, growing with the noise scale up to {config.largest_batch_size:,}; "
+            f"{fewest:,} to {most:,} rounds"
+        )
+    rounds = planned_rounds(config)
+    parts = " + ".join(f"{number:,} rounds x {size:,}" for size, number in rounds)
+    return f"{first}; {parts} = {sum(size * number for size, number in rounds):,} env steps"
+
+
+def _describe_coordinator(config: Config) -> Iterator[str]:
     """When it learns, if it does."""
     if config.high_level == "random":
         yield "coordinator: none, skills are chosen by chance"
@@ -104,6 +123,7 @@ def _describe_coordinator(config: Config, rounds: int) -> Iterator[str]:
         )
         return
     after, closed, cut = first_coordinator_update(config)
+    rounds = sum(number for _, number in planned_rounds(config))
     yield (
         f"coordinator: updated when {config.high_level_batch_size:,} segments are closed; if no "
         f"episode ends early that is first after {after:,} round(s), with {closed:,} closed "
@@ -117,21 +137,21 @@ def _describe_coordinator(config: Config, rounds: int) -> Iterator[str]:
 
 
 def first_coordinator_update(config: Config) -> tuple[int, int, int]:
-    """When the coordinator is first updated, if no episode ends early.
+    """When the coordinator is first updated, if no episode ends early (nor noise lets rounds grow).
 
     Returns:
         The number of rounds, the segments that are closed by then, and the open ones that the
         update cuts.
     """
-    envs, steps, length = config.num_envs, config.rollout_length, config.episode_length
+    envs, length = config.num_envs, config.episode_length
     interval = min(config.skill_interval, length)
     per_episode = -(-length // interval)
     needed = -(-config.high_level_batch_size // envs)  # segments of each env
     episodes, more = divmod(needed - 1, per_episode)
     # the env step at which the last segment needed closes; the episode's last one may be shorter
     step = episodes * length + min((more + 1) * interval, length)
-    rounds = -(-step // steps)
-    episodes, age = divmod(rounds * steps, length)
+    rounds, step = rounds_until(config, step)
+    episodes, age = divmod(step, length)
     closed = episodes * per_episode + age // interval
     cut = age % interval != 0
     return rounds, closed * envs, cut * envs
@@ -211,6 +231,26 @@ def _fragment_problems(config: Config) -> Iterator[str]:
         yield (
             f"chunk_length = {chunk} with sync_mode = False must divide num_envs = {envs} or be a "
             "multiple of it, so that the envs finish their fragments at an even pace"
+        )
+
+
+def _schedule_problems(config: Config) -> Iterator[str]:
+    """What grows must be a synchronous round, and what is measured must be there."""
+    schedule = config.batch_schedule
+    if schedule != "constant" and not config.sync_mode:
+        yield (
+            f"batch_schedule = {schedule!r} lets the synchronous round grow, and sync_mode = False "
+            "has none: set batch_schedule = 'constant' or sync_mode = True"
+        )
+    if schedule == "noise" and config.num_envs == 1:
+        yield (
+            "batch_schedule = 'noise' compares gradients of different envs, and num_envs = 1: set "
+            "num_envs to 2 or more, or batch_schedule = 'linear'"
+        )
+    if schedule == "noise" and config.low_level == "action":
+        yield (
+            "batch_schedule = 'noise' measures the discoverer's gradient, and low_level = 'action' "
+            "has no discoverer: set batch_schedule = 'linear'"
         )
 
 

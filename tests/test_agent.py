@@ -329,3 +329,28 @@ def test_dead_agents_count_in_no_metric_and_earn_no_individual_reward() -> None:
     assert reported(True, "dead")[0] == plain
     assert (dead_reward == 0).all()
     assert reported(True, "living")[0] != plain, "control: spoiled living agents show"
+
+
+# --- rounds that grow -----------------------------------------------------------------------------
+
+
+def test_rounds_grow_between_updates_only(config: Config) -> None:
+    """Sizes 12, 24, 36 and 48, each for a quarter of the steps; the counts are the true ones."""
+    config = dataclasses.replace(config, batch_schedule="linear", total_steps=144)
+    agent, env, view = make_agent(config)
+    sizes, learned = [], 0
+    while agent.env_steps < config.total_steps:
+        size = agent.sync_batch_size
+        assert agent.steps_learned == agent.env_steps == learned
+        _, view = play(agent, env, view, size // config.num_envs - 1)
+        assert not agent.should_sync_update() and agent.sync_batch_size == size
+        _, view = play(agent, env, view, 1)
+        assert agent.should_sync_update() and agent.steps_learned == learned
+        metrics = agent.sync_update()
+        assert metrics["Sync/BatchSize"] == metrics["Buffer/SamplesCollected"] == size
+        assert metrics["Buffer/low_level_buffer_size"] == size
+        assert metrics["sync/policy_lag"] == 0
+        sizes.append(size)
+        learned += size
+    assert sizes == [12, 12, 12, 24, 24, 36, 48]
+    assert agent.sync_batch_size == 48 and agent.policy_version == len(sizes)

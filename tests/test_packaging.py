@@ -14,7 +14,16 @@ FLOORS = {
     for floor, names in enumerate(
         (
             ("types", "config", "processes"),
-            ("kernels", "settings", "presets", "checkpoint", "distributed", "envs", "telemetry"),
+            (
+                "batch_schedule",
+                "kernels",
+                "settings",
+                "presets",
+                "checkpoint",
+                "distributed",
+                "envs",
+                "telemetry",
+            ),
             ("modules", "validation", "viz"),
             ("networks",),
             ("algorithm", "rollout"),
@@ -39,7 +48,8 @@ SIDE_ROOMS = {  # each stands beside the walk and may import only these
     "processes": set(),
     "settings": {"config"},
     "presets": {"config"},
-    "validation": {"config", "settings", "envs"},
+    "batch_schedule": {"config"},
+    "validation": {"config", "settings", "batch_schedule", "envs"},
 }
 FUNCTIONS = [
     pytest.param(file, node, id=f"{file.relative_to(ROOT)}:{node.name}")

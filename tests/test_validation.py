@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hmasd import validation
+from hmasd.batch_schedule import next_batch_size
 from hmasd.config import Config
 from hmasd.presets import PRESETS
 from hmasd.settings import field_types
@@ -61,6 +62,13 @@ def test_good_settings_pass(good):
         ({"sync_mode": False, "batch_size": 256, "env_restarts": 2}, "set env_restarts = 0"),
         ({"sync_mode": False, "batch_size": 512}, "a multiple of 8 up to 256"),
         ({"sync_mode": False, "chunk_length": 24, "batch_size": 96}, "must divide num_envs = 32"),
+        ({"sync_mode": False, "batch_schedule": "linear"}, "'linear' lets the synchronous round"),
+        ({"num_envs": 1, "batch_schedule": "noise"}, "num_envs = 1: set num_envs to 2"),
+        (
+            {"batch_schedule": "noise", "low_level": "action"},
+            "low_level = 'action' has no discoverer: set batch_schedule = 'linear'",
+        ),
+        ({"max_batch_factor": 0}, "max_batch_factor = 0 must be at least 1"),
         ({"env": "alice_and_bop"}, "did you mean 'alice_and_bob'"),
         ({"env": "smac_3m"}, "env = 'smac_3m' does not exist"),
         ({"eval_only": True}, "give --model-path"),
@@ -110,18 +118,21 @@ def test_the_sets_of_limits_name_fields_of_their_type():
 
 
 def counted(config):
-    """The same by playing it: one env, step by step."""
-    step = age = episode = closed = 0
+    """The same by playing it: one env, step by step, each round as long as the schedule says."""
+    step = age = episode = closed = rounds = end = 0
     while True:
+        if step == end:
+            taken = step * config.num_envs
+            end += next_batch_size(config, config.batch_size, taken, None) // config.num_envs
+            rounds += 1
         step, age, episode = step + 1, age + 1, episode + 1
         ended = episode == config.episode_length
         if age == config.skill_interval or ended:
             closed, age = closed + 1, 0
         episode = 0 if ended else episode
-        full = step % config.rollout_length == 0
-        if full and closed * config.num_envs >= config.high_level_batch_size:
+        if step == end and closed * config.num_envs >= config.high_level_batch_size:
             envs = config.num_envs
-            return step // config.rollout_length, closed * envs, (age > 0) * envs
+            return rounds, closed * envs, (age > 0) * envs
 
 
 @given(st.integers(1, 5), st.integers(1, 9), st.integers(1, 30), st.integers(1, 40), st.data())
@@ -132,6 +143,9 @@ def test_the_first_update_of_the_coordinator_equals_counting(envs, steps, length
         episode_length=length,
         skill_interval=interval,
         high_level_batch_size=data.draw(st.integers(1, 60)),
+        batch_schedule=data.draw(st.sampled_from(["constant", "linear", "noise"])),
+        max_batch_factor=data.draw(st.integers(1, 5)),
+        total_steps=data.draw(st.integers(1, 3000)),
     )
     assert first_coordinator_update(config) == counted(config)
 
@@ -143,6 +157,13 @@ def test_describe_states_the_arithmetic(good):
     assert "938 rounds x 3,200 = 3,001,600 env steps" in text
     assert "ceil(100 / 50) = 2 segments" in text
     assert "after 1 round(s), with 64 closed segments and 0 more cut" in text
+
+
+def test_describe_tells_the_rounds_that_grow(good):
+    linear = dataclasses.replace(good, batch_schedule="linear", total_steps=1_000_000)
+    assert "245 rounds x 1,024 + 122 rounds x 2,048 + 82 rounds x 3,072 + 61" in describe(linear)
+    noise = dataclasses.replace(linear, batch_schedule="noise")
+    assert "up to 4,096; 245 to 977 rounds" in describe(noise)
 
 
 def test_describe_says_nothing_of_rounds_where_nothing_is_learned(good):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple, TypeVar
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from hmasd.algorithm import losses
+from hmasd.algorithm.noise_scale import NoiseScale, gradient_moments
 from hmasd.algorithm.optimization import Learner, Means, Part, in_parts, slices, total_weight
 from hmasd.algorithm.returns import generalized_advantage, standardize, weighted_mean
 from hmasd.config import Config
@@ -92,6 +94,24 @@ def cut_chunks(batch: Chunks, most: int) -> Iterator[Chunks]:
         yield batch._replace(**part)
 
 
+def split_by_env(batch: ActorBatch, num_chunks: int, num_envs: int) -> Iterator[ActorBatch]:
+    """The batch in equal parts of whole envs: four, or the next number that divides num_envs."""
+    count = next((n for n in range(4, num_envs) if num_envs % n == 0), num_envs)
+
+    def part_of(x: Tensor, axis: int, part: int) -> Tensor:
+        # [..., T / L * E * N, ...] -> [..., T / L, K, E / K * N, ...], of which the k-th of K
+        rows = x.unflatten(axis, (num_chunks, count, -1)).select(axis + 1, part)
+        return rows.flatten(axis, axis + 1)
+
+    for k in range(count):
+        part: Any = {
+            name: part_of(x, 0 if name == "hidden" else 1, k)
+            for name, x in batch._asdict().items()
+            if x is not None
+        }
+        yield batch._replace(**part)
+
+
 class Discoverer:
     """Actor and critic of the low level with their optimizers."""
 
@@ -104,6 +124,7 @@ class Discoverer:
         self.normalizer = normalizer
         self.actor_learner = Learner("actor", actor, config)
         self.critic_learner = Learner("critic", critic, config)
+        self.noise_scale = NoiseScale()
 
     def prepare(
         self, rollout: LowRollout, reward: Tensor, passed: CriticPass
@@ -170,6 +191,38 @@ class Discoverer:
             weight=None if weight is None else rows(weight),
         )
 
+    def measure_noise(self, batch: ActorBatch, num_chunks: int, num_envs: int) -> dict[str, float]:
+        """Take in how noisy the actor's gradient is before its first step; metrics `low/...`.
+
+        The gradient's parts are of some envs each: the steps of one env are not independent.
+        """
+        agents = len(batch.hidden) // (num_chunks * num_envs)
+        parts = in_parts(
+            (part, total_weight(part.weight, part.logp))
+            for part in split_by_env(batch, num_chunks, num_envs)
+        )
+        if len(parts) < 2:  # hardly anybody lives
+            return {}
+        gradients = torch.stack([self._actor_gradient(part.batch, agents) for part in parts])
+        share = gradients.new_tensor([part.share for part in parts])
+        samples = num_chunks * num_envs * self.config.chunk_length
+        moments = gradient_moments(gradients, share, samples)
+        self.noise_scale.add(moments)
+        metrics = {"low/gradient_signal": moments.signal, "low/gradient_noise": moments.noise}
+        scale = self.noise_scale.value
+        if scale is not None and math.isfinite(scale):
+            metrics["low/noise_scale"] = scale
+        return metrics
+
+    def _actor_gradient(self, batch: ActorBatch, agents: int) -> Tensor:
+        """[P], without a step along it."""
+        parameters = list(self.actor.parameters())
+        gradient = torch.zeros_like(self.actor_learner.gradient)
+        for loss, share in self._actor_losses(self._actor_parts(batch, agents), Means(), []):
+            pieces = torch.autograd.grad(loss, parameters)
+            gradient += share * torch.cat([piece.flatten() for piece in pieces])
+        return gradient
+
     def update(self, actor_batch: ActorBatch, critic_batch: CriticBatch) -> dict[str, float]:
         """All PPO epochs over one round; returns the metrics `low/...`."""
         actor_parts, critic_parts = self._parts(actor_batch, critic_batch)
@@ -192,16 +245,18 @@ class Discoverer:
     def _parts(self, actor: ActorBatch, critic: CriticBatch) -> tuple[list[Any], list[Any]]:
         """Both batches as they go through the networks: whole chunks, of all agents alike."""
         chunks = self.config.samples_at_once // self.config.chunk_length
+        critic_parts = in_parts(
+            (part, total_weight(part.weight, part.target)) for part in cut_chunks(critic, chunks)
+        )
         agents = actor.hidden.shape[0] // critic.hidden.shape[0]
-        return (
-            in_parts(
-                (part, total_weight(part.weight, part.logp))
-                for part in cut_chunks(actor, chunks * agents)
-            ),
-            in_parts(
-                (part, total_weight(part.weight, part.target))
-                for part in cut_chunks(critic, chunks)
-            ),
+        return self._actor_parts(actor, agents), critic_parts
+
+    def _actor_parts(self, batch: ActorBatch, agents: int) -> list[Part[ActorBatch]]:
+        """The batch as it goes through the actor."""
+        chunks = self.config.samples_at_once // self.config.chunk_length
+        return in_parts(
+            (part, total_weight(part.weight, part.logp))
+            for part in cut_chunks(batch, chunks * agents)
         )
 
     def _actor_losses(

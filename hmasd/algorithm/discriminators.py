@@ -16,12 +16,17 @@ from hmasd.types import LowRollout
 
 
 class PairHistory:
-    """The (state, skill) pairs of the last rounds, in memory allocated once; oldest overwritten."""
+    """The latest (state, skill) pairs, as many as `num_rounds` rounds hold; oldest overwritten."""
 
     def __init__(self, num_rounds: int) -> None:
         self.num_rounds = num_rounds
-        self.rounds_stored = 0
-        self._memory: dict[str, Tensor] = {}
+        self.pairs_added = 0  # since the memory was laid out
+        self._memory: dict[str, Tensor] = {}  # [num_rounds * T*E, ...] each
+
+    @property
+    def capacity(self) -> int:
+        """Pairs that there is room for."""
+        return len(self._memory["state"]) if self._memory else 0
 
     def add(self, rollout: LowRollout) -> None:
         """Store what every step of the round reached, under which skills."""
@@ -36,36 +41,50 @@ class PairHistory:
         if rollout.alive is not None or "alive" in self._memory:
             every = torch.ones_like(rollout.agent_skills, dtype=torch.bool)
             pairs["alive"] = every if rollout.alive is None else rollout.alive
+        size, device = rollout.team_skill.numel(), rollout.team_skill.device
+        capacity = self.num_rounds * size
+        if self._memory and self.capacity != capacity:
+            self._lay_out(capacity)
+        place = torch.arange(self.pairs_added, self.pairs_added + size, device=device) % capacity
         for name, pair in pairs.items():
             rows = pair.flatten(0, 1)  # [T, E, ...] -> [T*E, ...]
             if name not in self._memory:
-                shape = (self.num_rounds, *rows.shape)
-                # rounds that did not say who lives: all did
-                self._memory[name] = rows.new_full(shape, name == "alive")
-            self._memory[name][self.rounds_stored % self.num_rounds] = rows
-        self.rounds_stored += 1
+                self._memory[name] = _unwritten(name, rows, capacity)
+            self._memory[name][place] = rows
+        self.pairs_added += size
+
+    def _lay_out(self, capacity: int) -> None:
+        """Keep the latest pairs, oldest first, in memory for more of them or fewer."""
+        held = self.capacity
+        kept = min(self.pairs_added, held, capacity)
+        latest = torch.arange(self.pairs_added - kept, self.pairs_added) % held
+        for name, memory in self._memory.items():
+            self._memory[name] = _unwritten(name, memory, capacity)
+            self._memory[name][:kept] = memory[latest.to(memory.device)]
+        self.pairs_added = kept
 
     def sample(self, generator: torch.Generator) -> dict[str, Tensor]:
         """As many pairs as one round holds; all of them in order if one round is all there is."""
-        stored = min(self.rounds_stored, self.num_rounds)
         if self.num_rounds == 1:
-            return {name: memory[0] for name, memory in self._memory.items()}
-        rows = self._memory["state"].shape[1]
+            return dict(self._memory)
+        stored, size = min(self.pairs_added, self.capacity), self.capacity // self.num_rounds
         device = self._memory["state"].device
-        index = torch.randint(stored * rows, (rows,), generator=generator, device=device)
-        return {
-            name: memory.flatten(0, 1).index_select(0, index)
-            for name, memory in self._memory.items()
-        }
+        index = torch.randint(stored, (size,), generator=generator, device=device)
+        return {name: memory.index_select(0, index) for name, memory in self._memory.items()}
 
     def state_dict(self) -> dict[str, object]:
         """Everything needed to go on exactly."""
-        return {"rounds_stored": self.rounds_stored, "memory": dict(self._memory)}
+        return {"pairs_added": self.pairs_added, "memory": dict(self._memory)}
 
     def load_state_dict(self, state: dict) -> None:
         """Go on exactly from `state_dict`."""
-        self.rounds_stored = state["rounds_stored"]
+        self.pairs_added = state["pairs_added"]
         self._memory = {name: memory.clone() for name, memory in state["memory"].items()}
+
+
+def _unwritten(name: str, like: Tensor, capacity: int) -> Tensor:
+    """[capacity, ...] for rows like these; of rounds that did not say who lives, all did."""
+    return like.new_full((capacity, *like.shape[1:]), name == "alive")
 
 
 class Discriminators:

@@ -7,12 +7,12 @@ A task is an env with settings, an algorithm a preset with settings over it; eac
 from __future__ import annotations
 
 import dataclasses
-import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
+from hmasd.batch_schedule import planned_rounds
 from hmasd.config import Config
 from hmasd.presets import PRESETS
 from hmasd.settings import ConfigError, Entry, checked, nearest, read_yaml
@@ -243,9 +243,9 @@ def _pair_problems(spec: Spec, task: str, algorithm: str) -> list[str]:
         validate(config)
     except ConfigError as error:
         problems += [f"{where}: {line}" for line in str(error).splitlines()]
-    if config.batch_size > spec.eval_interval:
+    if config.largest_batch_size > spec.eval_interval:
         problems.append(
-            f"{where}: a round is {config.batch_size} env steps, more than eval_interval "
+            f"{where}: a round is {config.largest_batch_size} env steps, more than eval_interval "
             f"{spec.eval_interval}: evaluations fall together; raise eval_interval"
         )
     return problems
@@ -255,8 +255,8 @@ def _budget_problems(spec: Spec, task: str) -> list[str]:
     """Training ends with a whole round, so budgets may differ by a little, not by much."""
     steps = {}
     for algorithm in spec.algorithms:
-        size = _merged(spec, task, algorithm).batch_size
-        steps[algorithm] = math.ceil(budget(spec, task) / size) * size
+        rounds = planned_rounds(_merged(spec, task, algorithm))
+        steps[algorithm] = sum(batch_size * number for batch_size, number in rounds)
     least, most = min(steps, key=lambda x: steps[x]), max(steps, key=lambda x: steps[x])
     if steps[most] <= steps[least] * (1 + ROUNDING):
         return []

@@ -70,6 +70,20 @@ class RoundStorage:
             )
         self._last_step = step
 
+    def resize(self, length: int) -> None:
+        """Let the round that begins have another length, in steps per env.
+
+        Raises:
+            StorageError: the round has begun.
+        """
+        if self.steps > 0:
+            raise StorageError(
+                f"the round holds {self.steps} steps per env already: its length changes between "
+                "rounds only"
+            )
+        self.length = length
+        self._memory = {}
+
     def discard(self, lost: Tensor) -> None:
         """Let nobody learn from this round of some envs; lost: [E] bool."""
         self._discarded = lost if self._discarded is None else self._discarded | lost
@@ -119,6 +133,7 @@ class RoundStorage:
     def state_dict(self) -> dict[str, object]:
         """Everything needed to go on exactly, in the middle of a round too."""
         return {
+            "length": self.length,
             "steps": self.steps,
             "last_step": self._last_step,
             "memory": dict(self._memory),
@@ -127,6 +142,7 @@ class RoundStorage:
 
     def load_state_dict(self, state: dict) -> None:
         """Go on exactly from `state_dict`."""
+        self.length = state["length"]
         self.steps = state["steps"]
         self._last_step = state["last_step"]
         self._memory = {name: memory.clone() for name, memory in state["memory"].items()}

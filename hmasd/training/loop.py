@@ -2,7 +2,7 @@
 
 step        one step of one env with all its agents; one sample of the low level
 lock-step   one step of all envs at once
-round       `batch_size` samples, collected by one version of the policy
+round       `batch_size` samples (more by `batch_schedule`), collected by one policy version
 segment     from one decision of the coordinator to the next, in one env; a high-level sample
 update      the networks learn from the round (the coordinator when it holds enough segments)
 episode     from a reset of one env to its termination or truncation
@@ -93,7 +93,9 @@ class Trainer:
                     break
                 with self.timers("update"):
                     metrics = agent.sync_update()
-                metrics |= self.episodes.metrics() | self._speed() | self._evaluation()
+                samples = int(metrics["Sync/BatchSize"])
+                metrics |= self.episodes.metrics() | self._speed(samples)
+                metrics |= self._evaluation(samples)
                 self.metrics_log.write(metrics, agent.env_steps)
                 logger.debug("%d env steps: %s", agent.env_steps, metrics)
                 progress.update(
@@ -128,8 +130,8 @@ class Trainer:
         now = self.agent.env_steps
         return interval > 0 and now // interval > (now - steps) // interval
 
-    def _speed(self) -> dict[str, float]:
-        seconds, samples = self.timers.pop(), self.config.batch_size
+    def _speed(self, samples: int) -> dict[str, float]:
+        seconds = self.timers.pop()
         collect, update = seconds["collect"], seconds["update"]
         return {
             "Sync/CollectionTime": collect,
@@ -139,12 +141,12 @@ class Trainer:
             "time/update_steps_per_second": samples / update,
         }
 
-    def _evaluation(self) -> dict[str, float]:
-        """Begin an evaluation where one is due; what is known of it, and of the evaluator, now."""
+    def _evaluation(self, samples: int) -> dict[str, float]:
+        """Begin an evaluation where the round's samples made one due; what is known of it now."""
         config, steps = self.config, self.agent.env_steps
         at_end = config.eval_interval > 0 and steps >= config.total_steps
         metrics: dict[str, float] = {}
-        if self._crossed(config.eval_interval, config.batch_size) or at_end:
+        if self._crossed(config.eval_interval, samples) or at_end:
             metrics = self.evaluator.begin(self.agent)
             if config.keep_policies:
                 models = Path(config.output_dir) / "models"

@@ -63,6 +63,21 @@ def test_history_keeps_the_last_rounds(num_rounds: int) -> None:
         assert rounds == set(range(max(0, number - num_rounds + 1), number + 1))
 
 
+@pytest.mark.parametrize("num_rounds", [1, 2, 3])
+def test_history_follows_the_rounds_size(num_rounds: int) -> None:
+    """Rounds of 12, 24 and 8 pairs: always the latest, as many as there is room for, each once."""
+    history, rng = PairHistory(num_rounds), generator()
+    held: list[int] = []
+    for number, steps in enumerate([4] * 4 + [8] * 3 + [3] * 4):
+        history.add(identifiable(number, steps))
+        held = [*held, *(100 * number + r for r in range(steps * 3))][-num_rounds * steps * 3 :]
+        drawn = [history.sample(rng) for _ in range(80)]
+        assert all(len(pairs["state"]) == steps * 3 and aligned(pairs) for pairs in drawn)
+        assert {int(r) for pairs in drawn for r in pairs["team_skill"]} == set(held)
+        if num_rounds == 1:
+            assert sorted(drawn[0]["team_skill"].tolist()) == held
+
+
 def test_misaligned_pairs_would_be_seen() -> None:
     """Control of the alignment itself."""
     history = PairHistory(2)
@@ -146,8 +161,7 @@ def test_pairs_of_real_rounds_belong_together() -> None:
                 seen[episode, time + 1, env] = skills[0][e], skills[1][e]
             player.view = step.view
         player.agent.sync_update()
-    memory = player.agent.discriminators.history._memory
-    rows = {name: x.flatten(0, 1) for name, x in memory.items()}
+    rows = player.agent.discriminators.history.state_dict()["memory"]
     assert len(rows["state"]) == 96
     for i, key in enumerate(rows["state"].long().tolist()):
         assert (int(rows["team_skill"][i]), rows["agent_skills"][i].tolist()) == seen[tuple(key)]

@@ -146,6 +146,22 @@ def test_the_same_row_twice_is_refused_and_changes_nothing() -> None:
     check_round_trip(storage, 0)
 
 
+def test_the_next_round_may_be_longer_and_a_begun_one_not() -> None:
+    storage = filled()
+    with pytest.raises(StorageError, match="holds 4 steps per env already"):
+        storage.resize(2 * T)
+    storage.clear()
+    storage.resize(2 * T)
+    for step in range(T, 3 * T):
+        assert not storage.full
+        storage.append(*row(step))
+    rollout = storage.rollout(0)
+    assert rollout.actor_hidden.shape[0] == 2 * T // L
+    for t in range(2 * T):
+        assert torch.equal(rollout.obs[t], row(T + t)[0].obs)
+    assert torch.equal(rollout.actor_hidden[-1], row(3 * T - L)[1].actor_hidden)
+
+
 def test_a_row_of_the_round_before_is_refused_after_clear_and_after_a_resume() -> None:
     """Forgetting the number of the last lock-step would let an old row in again."""
     storage = filled()

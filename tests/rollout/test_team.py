@@ -100,8 +100,7 @@ def check_pairs(config: Config, rounds: int = 7) -> None:
     """The discriminators learn which skill led where: that of the step before, same episode."""
     books = keep_books(config, rounds)
     history = books.agent.discriminators.history
-    memory = history.state_dict()["memory"]
-    pairs = {name: x.flatten(0, 1) for name, x in memory.items()}
+    pairs = history.state_dict()["memory"]
     assert len(pairs["state"]) == config.discriminator_rounds * config.batch_size
     seen = set()
     for state, obs, team_skill, agent_skills in zip(
@@ -154,7 +153,7 @@ def test_control_a_history_that_never_forgets_is_caught(
     add = PairHistory.add
 
     def first_only(self: PairHistory, rollout: LowRollout) -> None:
-        if self.rounds_stored < self.num_rounds:
+        if self.pairs_added == 0 or self.pairs_added < self.capacity:
             add(self, rollout)
 
     monkeypatch.setattr(PairHistory, "add", first_only)

@@ -82,6 +82,24 @@ def test_rounds_go_on_until_all_steps_are_taken(config: Config) -> None:
 
 
 @pytest.mark.parametrize(
+    ("interval", "expected"), [(12, [12, 24, 36, 60, 84]), (40, [60, 84]), (100, [84])]
+)
+def test_evaluations_and_rates_follow_rounds_that_grow(
+    config: Config, interval: int, expected: list[int]
+) -> None:
+    """40 lies in the 24 samples before 60, and not in the 12 that a round had at first."""
+    growing = {"batch_schedule": "linear", "max_batch_factor": 2, "eval_episodes": 1}
+    trainer = run(dataclasses.replace(config, eval_interval=interval, **growing))
+    rows = list(read_lines(trainer.run_dir / "metrics.jsonl"))
+    assert [row["env_steps"] for row in rows] == [12, 24, 36, 60, 84]
+    assert [row["Sync/BatchSize"] for row in rows] == [12, 12, 12, 24, 24]
+    assert [row["env_steps"] for row in rows if "eval/greedy_success" in row] == expected
+    for row in rows:
+        rate = row["time/collect_steps_per_second"]
+        assert rate * row["Sync/CollectionTime"] == pytest.approx(row["Sync/BatchSize"])
+
+
+@pytest.mark.parametrize(
     ("interval", "expected"), [(12, [12, 24, 36, 48, 60, 72]), (30, [36, 60, 72]), (0, [])]
 )
 def test_evaluations_come_with_their_interval_and_at_the_end(

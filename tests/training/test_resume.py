@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from hmasd import checkpoint
+from hmasd.algorithm import noise_scale
 from hmasd.config import Config
 from hmasd.presets import CHANGES
 from hmasd.training.loop import Trainer
@@ -45,9 +46,12 @@ SCENARIOS: dict[str, dict[str, Any]] = {
     "ippo": {**CHANGES["ippo"], "env": "masked"},
     "mat": {**CHANGES["mat"], "env": "masked"},
     "no_high_level": CHANGES["no_high_level"],
+    "linear": {"batch_schedule": "linear", "max_batch_factor": 2},
+    "noise": {"batch_schedule": "noise", "max_batch_factor": 2},
     "asynchronous": {"sync_mode": False, "chunk_length": 6, "total_steps": 84, "env": "masked"},
 }
 ROUNDS, STEPS = 6, 4
+GROWING = {"linear", "noise"}
 BEFORE = [Cut(n) for n in range(1, ROUNDS * STEPS + 1)]
 AFTER = [Cut(n, after_update=True) for n in range(STEPS, ROUNDS * STEPS, STEPS)]
 SOME = [Cut(11), Cut(16), Cut(20, after_update=True)]
@@ -116,6 +120,7 @@ class Runs:
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
     with pytest.MonkeyPatch.context() as monkeypatch:
         register_small_envs(monkeypatch)
+        monkeypatch.setattr(noise_scale, "LEAST_ROUNDS", 3)
         yield Runs(tmp_path_factory.mktemp("runs"))
 
 
@@ -168,7 +173,8 @@ def test_every_kind_of_run_goes_on(runs: Runs, scenario: str, cut: Cut, tmp_path
     whole = runs.whole(scenario)
     trainer = resume(runs.config(scenario), runs.stopped(scenario, cut), tmp_path / "run")
     assert_same_result(result(trainer), whole)
-    assert len(whole.rows) == ROUNDS
+    sizes = [row["Sync/BatchSize"] for row in whole.rows]
+    assert sizes == ([12, 12, 12, 24, 24] if scenario in GROWING else [12] * ROUNDS)
     assert bool(whole.evaluations) == (SCENARIOS[scenario].get("eval_interval", 0) > 0)
 
 
@@ -189,12 +195,13 @@ CUTS = [
     ("masked", Cut(12)),
     ("masked", Cut(8)),
     ("masked", Cut(4)),
+    ("noise", Cut(15)),
+    ("noise", Cut(12, after_update=True)),
 ]
 """Late ones, so that little is left to run: a half round, full ones, after each kind of update."""
 
 NEEDLESS = {
     "agent.gate.sync_mode": "true in every run",
-    "agent.gate.sync_batch_size": "the configuration's",
     "agent.gate.collection_enabled": "true whenever a checkpoint is written",
     "agent.high_storage.closed.cut": "false in every checkpoint: the update that cuts empties it",
     "agent.high_storage.closed_before": "no env fails in these runs; tests/test_lost_envs.py",
