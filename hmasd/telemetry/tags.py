@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 
 TAGS: dict[str, str] = {
-    "Sync/BatchSize": "samples of one synchronous round",
+    "Sync/BatchSize": "samples of the round; it grows where batch_schedule says so",
     "Sync/PolicyVersion": "version of the policy that collected the round",
     "Sync/CollectionTime": "seconds that the round's collection took",
     "Sync/UpdateTime": "seconds that the round's update took",
@@ -43,6 +43,9 @@ TAGS: dict[str, str] = {
     "low/actor_grad_norm": "norm of the actor's gradient before clipping",
     "low/critic_grad_norm": "norm of the critic's gradient before clipping",
     "low/ratio_start": "1 + largest |ratio - 1| of the actor before its first gradient step",
+    "low/gradient_signal": "squared norm of the actor's gradient without its noise",
+    "low/gradient_noise": "variance of one sample's gradient of the actor",
+    "low/noise_scale": "samples at which the actor's gradient is as much signal as noise",
     "disc/team_loss": "cross-entropy of the team discriminator",
     "disc/team_accuracy": "how often the team discriminator names the team skill",
     "disc/team_chance": "accuracy of guessing the team skill blindly",
