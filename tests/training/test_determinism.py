@@ -103,8 +103,8 @@ def moves_the_teams_clock(monkeypatch: pytest.MonkeyPatch) -> None:
 def plays_on_training_envs(monkeypatch: pytest.MonkeyPatch) -> None:
     begin = Trainer._evaluation
 
-    def wrong(self: Trainer) -> dict[str, float]:
-        metrics = begin(self)
+    def wrong(self: Trainer, samples: int) -> dict[str, float]:
+        metrics = begin(self, samples)
         if metrics:
             self.view = self.env.reset(5)
         return metrics
