@@ -126,7 +126,7 @@ def test_the_parts_are_whole_envs(num_envs: int, count: int, monkeypatch) -> Non
     """Every sample is in one part, with all others of its env."""
     config = replace(SMALL, num_envs=num_envs, batch_size=12 * num_envs, batch_schedule="noise")
     batch, gradients, _ = measured(Player(config, Counter(num_envs)), monkeypatch)
-    parts = split_by_env(batch, 3, num_envs)
+    parts = list(split_by_env(batch, 3, num_envs))
     assert len(parts) == len(gradients) == count
     envs = [set(part.obs[..., 2].flatten().tolist()) for part in parts]
     assert sorted(env for some in envs for env in some) == list(range(num_envs))
@@ -139,9 +139,13 @@ def test_the_parts_are_whole_envs(num_envs: int, count: int, monkeypatch) -> Non
 
 
 @pytest.mark.parametrize("env", [Counter, MaskedAgents])
-def test_the_parts_add_up_to_the_updates_gradient(env, monkeypatch, float64: None) -> None:
+@pytest.mark.parametrize("samples_at_once", [0, 4])
+def test_the_parts_add_up_to_the_updates_gradient(
+    env, samples_at_once: int, monkeypatch, float64: None
+) -> None:
     """Weighted with those who live, and before the first step: else something else is measured."""
     config = replace(SMALL, batch_schedule="noise", discoverer_epochs=1, max_grad_norm=1e9)
+    config = replace(config, samples_at_once=samples_at_once)
     player = Player(config, env(4))
     batch, gradients, share = measured(player, monkeypatch)
     stepped = player.agent.discoverer.actor_learner.gradient
