@@ -14,11 +14,13 @@ from hmasd.algorithm.coordinator import Coordinator
 from hmasd.algorithm.discoverer import Discoverer, RoundTail, critic_pass
 from hmasd.algorithm.discriminators import Discriminators
 from hmasd.algorithm.intrinsic import chance_offset, mix_rewards
+from hmasd.algorithm.optimization import Metrics, read
 from hmasd.algorithm.returns import weighted_mean
 from hmasd.algorithm.skill_usage import usage
 from hmasd.batch_schedule import next_batch_size
 from hmasd.config import Config
 from hmasd.envs.base import BatchedEnv
+from hmasd.kernels.transfer import to_device
 from hmasd.networks import make_networks
 from hmasd.rollout.segments import SegmentStorage
 from hmasd.rollout.storage import RoundStorage
@@ -187,8 +189,7 @@ class HMASDAgent:
         next_view = self.observe(step.view)
         final = self.observe(EnvView(step.final_obs, step.final_state))
         reward, terminated, truncated = (
-            torch.from_numpy(x).to(self.device, copy=True)
-            for x in (step.reward, step.terminated, step.truncated)
+            torch.from_numpy(x).clone() for x in (step.reward, step.terminated, step.truncated)
         )
         reward = reward.to(self.team.dtype)
         self.low_storage.append(
@@ -210,7 +211,7 @@ class HMASDAgent:
                 closing, final.state, final.obs, terminated=terminated, ended=ended
             )
         if step.lost is not None:
-            self.low_storage.discard(torch.from_numpy(step.lost).to(self.device, copy=True))
+            self.low_storage.discard(torch.from_numpy(step.lost).clone())
         self._next_view = next_view
         self.env_steps += self.config.num_envs
         self.gate.samples_collected_this_round += self.config.num_envs
@@ -243,16 +244,17 @@ class HMASDAgent:
         """Update the networks on the full round and empty the storages that were used."""
         assert self._next_view is not None, "a full round has a last step"
         rollout = self.low_storage.rollout(self.policy_version)
-        metrics = self._forget_lost() | self._round_metrics(rollout)
+        metrics: Metrics = self._forget_lost() | self._round_metrics(rollout)
         if self.high_storage.num_closed >= self.config.high_level_batch_size:
             metrics |= self._update_coordinator(self._next_view)
         if self.config.low_level == "discoverer":
             metrics |= self._update_discoverer(rollout, self._next_view)
+        numbers = read(metrics, self._learners)
         self.low_storage.clear()
         self.high_storage.end_round()
-        return metrics
+        return numbers
 
-    def _update_discoverer(self, rollout: LowRollout, next_view: TensorView) -> dict[str, float]:
+    def _update_discoverer(self, rollout: LowRollout, next_view: TensorView) -> Metrics:
         """Reward, advantages and update of the low level, then the discriminators'."""
         # The round's last values are those under the skills of the next step, drawn here once.
         self._decide_where_due(next_view)
@@ -261,7 +263,7 @@ class HMASDAgent:
         if rollout.alive is not None and not bool(rollout.alive.any()):
             return {}  # every env was lost
         parts = self._intrinsic_rewards(rollout)
-        metrics = _reward_metrics(parts, rollout.alive)
+        metrics = _reward_metrics(parts, self._counting(rollout))
         actor_batch, critic_batch = self.discoverer.prepare(rollout, parts.mixed, passed)
         if self.config.batch_schedule == "noise":
             chunks_and_envs = rollout.actor_hidden.shape[:2]
@@ -281,7 +283,7 @@ class HMASDAgent:
         """Remember where the next round's values go on."""
         self.critic_hidden = hidden
 
-    def _forget_lost(self) -> dict[str, float]:
+    def _forget_lost(self) -> Metrics:
         """Leave out the envs that failed in this round: nobody learns from any of its steps."""
         lost = self.low_storage.discarded
         if lost is None:
@@ -296,9 +298,9 @@ class HMASDAgent:
         team_logp += chance_offset(config.intrinsic_offset, config.num_team_skills)
         individual_logp += chance_offset(config.intrinsic_offset, config.num_agent_skills)
         if rollout.alive is not None:  # what a dead agent sees tells nothing of its skill
-            individual_logp *= rollout.alive
+            individual_logp *= to_device(rollout.alive, self.device)
         return mix_rewards(
-            rollout.reward,
+            to_device(rollout.reward, self.device),
             team_logp,
             individual_logp,
             extrinsic_coef=config.extrinsic_coef,
@@ -306,7 +308,7 @@ class HMASDAgent:
             individual_coef=config.individual_coef,
         )
 
-    def _update_coordinator(self, view: TensorView) -> dict[str, float]:
+    def _update_coordinator(self, view: TensorView) -> Metrics:
         """Cut open segments, update, count a version; every env decides anew at its next step."""
         self.high_storage.cut(view)
         metrics = self._learn_from(self.high_storage.rollout(self.coordinator_version))
@@ -314,7 +316,7 @@ class HMASDAgent:
         self.coordinator_version += 1
         return metrics
 
-    def _learn_from(self, segments: HighRollout) -> dict[str, float]:
+    def _learn_from(self, segments: HighRollout) -> Metrics:
         """The coordinator's update on the closed segments, which are forgotten then."""
         metrics = self.coordinator.update(self.coordinator.prepare(segments))
         self.high_storage.clear()
@@ -324,7 +326,7 @@ class HMASDAgent:
             "high/segment_length": float(segments.length.double().mean()),
         }
 
-    def _round_metrics(self, rollout: LowRollout) -> dict[str, float]:
+    def _round_metrics(self, rollout: LowRollout) -> Metrics:
         """What the round itself tells, before any update."""
         config = self.config
         versions = rollout.policy_version
@@ -339,15 +341,21 @@ class HMASDAgent:
             **self._skill_usage(rollout),
         }
 
-    def _skill_usage(self, rollout: LowRollout) -> dict[str, float]:
+    def _counting(self, rollout: LowRollout) -> tuple[Tensor | None, Tensor | None]:
+        """Weights of the team's steps [T, E], which count if any agent lives, and of agents'."""
+        if rollout.alive is None:
+            return None, None
+        weight = to_device(rollout.alive, self.device, self.team.dtype)
+        return weight.amax(-1), weight
+
+    def _skill_usage(self, rollout: LowRollout) -> dict[str, Tensor]:
         """Shares of the skills among those who live; empty where every env was lost."""
-        team, agents, alive = rollout.team_skill, rollout.agent_skills, rollout.alive
-        if alive is not None:
-            team, agents = team[alive.any(-1)], agents[alive]
-        if len(team) == 0:
+        if rollout.alive is not None and not bool(rollout.alive.any()):
             return {}
-        return usage(team, self.config.num_team_skills, "skill/team") | usage(
-            agents, self.networks.coordinator.num_agent_skills, "skill/agent"
+        sizes = self.config.num_team_skills, self.networks.coordinator.num_agent_skills
+        of_team, of_agents = self._counting(rollout)
+        return usage(rollout.team_skill, sizes[0], "skill/team", of_team) | usage(
+            rollout.agent_skills, sizes[1], "skill/agent", of_agents
         )
 
     # --- saving -------------------------------------------------------------------------------
@@ -390,7 +398,7 @@ class HMASDAgent:
         self.coordinator_version = state["coordinator_version"]
         self.env_steps = state["env_steps"]
         self.team.load_state_dict(state["team"])
-        memory = _on_device(state, self.device)
+        memory = checkpoint.on_device(state, self.device)
         self.critic_hidden = memory["critic_hidden"]
         self.low_storage.load_state_dict(memory["low_storage"])
         self.high_storage.load_state_dict(memory["high_storage"])
@@ -413,20 +421,10 @@ class HMASDAgent:
         return content
 
 
-def _reward_metrics(parts: RewardParts, alive: Tensor | None) -> dict[str, float]:
-    """Mean of each part of the discoverer's reward; dead agents count in none."""
-    weight = None if alive is None else alive.to(parts.individual.dtype)
-    team_weight = None if weight is None else weight.amax(-1)  # if any agent lives
+def _reward_metrics(parts: RewardParts, weights: tuple[Tensor | None, Tensor | None]) -> Metrics:
+    """Mean of each part of the discoverer's reward; weights: of the team's steps and of agents'."""
     return {
-        "reward/extrinsic": float(weighted_mean(parts.extrinsic, team_weight)),
-        "reward/team": float(weighted_mean(parts.team, team_weight)),
-        "reward/individual": float(weighted_mean(parts.individual, weight)),
+        "reward/extrinsic": weighted_mean(parts.extrinsic, weights[0]),
+        "reward/team": weighted_mean(parts.team, weights[0]),
+        "reward/individual": weighted_mean(parts.individual, weights[1]),
     }
-
-
-def _on_device(state: Any, device: torch.device) -> Any:
-    """What a checkpoint holds of the round, with its tensors where training goes on."""
-    names = ("critic_hidden", "low_storage", "high_storage", "discriminator_pairs", "next_view")
-    return torch.utils._pytree.tree_map_only(
-        Tensor, lambda x: x.to(device), {name: state[name] for name in names}
-    )

@@ -21,6 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hmasd.types import HOST_FIELDS
+
 FORMAT = "hmasd-checkpoint"
 VERSION = 3
 STEM = "hmasd_sync_enhanced"
@@ -346,3 +348,18 @@ def _settings_to_look_at(saved: Mapping[str, Any], here: Mapping[str, Any]) -> s
     if differing:
         return "Settings that differ: " + ", ".join(differing) + "."
     return "Settings to look at: " + ", ".join(SHAPE_SETTINGS) + "."
+
+
+def on_device(state: Any, device: torch.device) -> Any:
+    """What a checkpoint holds of the round, its tensors where `HOST_FIELDS` wants them."""
+    names = ("critic_hidden", "low_storage", "high_storage", "discriminator_pairs", "next_view")
+
+    def place(path: tuple[Any, ...], x: Any) -> Any:
+        if not isinstance(x, Tensor):
+            return x
+        of_pairs = path[0].key == "discriminator_pairs"  # all on the device
+        name = path[-1].key.removeprefix("following_")
+        return x if name in HOST_FIELDS and not of_pairs else x.to(device)
+
+    tree = {name: state[name] for name in names}
+    return torch.utils._pytree.tree_map_with_path(place, tree)

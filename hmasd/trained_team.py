@@ -166,7 +166,7 @@ class TrainedTeam:
         if ended is not None:
             over = _checked("ended", ended, shape[:1], np.bool_)
         if self._has_acted:
-            self._team.advance(torch.from_numpy(over).to(self._team.device))
+            self._team.advance(torch.from_numpy(over))
         if self._decide_anew:
             self._team.clock.interrupt()
         self._has_acted, self._decide_anew = True, False

@@ -47,8 +47,17 @@ class EnvStep(NamedTuple):
     lost: np.ndarray | None = None  # [E] bool, the env failed and was replaced; None: none was
 
 
+HOST_FIELDS = {
+    *("env", "envs", "reward", "terminated", "truncated", "ended", "restart", "alive"),
+    *("length", "cut", "policy_version", "coordinator_version", "discarded"),
+}
+"""Fields of everything below that stay on the host (rewards, ends, who lives, which version): few
+numbers, by which it decides what comes next without waiting for the networks' device, where the
+rest is. Batches of an update are on the device, but for `keep`."""
+
+
 class TensorView(NamedTuple):
-    """An `EnvView` on the networks' device."""
+    """An `EnvView` as tensors."""
 
     obs: Tensor  # [E, N, O]
     state: Tensor  # [E, S]
@@ -136,7 +145,7 @@ class ActorBatch(NamedTuple):
     obs: Tensor  # [L, B, O]
     skill: Tensor  # [L, B]
     hidden: Tensor  # [B, d]
-    keep: Tensor  # [L, B]
+    keep: Tensor  # [L, B] on the host, 0 where the state restarts
     action_mask: Tensor | None  # [L, B, A]
     action: Tensor  # [L, B] or [L, B, A]
     logp: Tensor  # [L, B]
@@ -151,7 +160,7 @@ class CriticBatch(NamedTuple):
     team_skill: Tensor  # [L, M]
     agent_skills: Tensor  # [L, M, N]
     hidden: Tensor  # [M, d], or [M, N, d]
-    keep: Tensor  # [L, M]
+    keep: Tensor  # [L, M] on the host, 0 where the state restarts
     value: Tensor  # [L, M, V] before the update, normalised units; V = N, or 1 for all agents
     target: Tensor  # [L, M, N] each agent's return, normalised units
     weight: Tensor | None  # [L, M, N], 0 for dead agents

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from hmasd.agent import HMASDAgent, _reward_metrics
-from hmasd.algorithm.optimization import Learner, TrainingError
+from hmasd.algorithm.optimization import Learner, TrainingError, read
 from hmasd.checkpoint import CheckpointError
 from hmasd.config import Config
 from hmasd.rollout.storage import StorageError
@@ -323,7 +323,8 @@ def test_dead_agents_count_in_no_metric_and_earn_no_individual_reward() -> None:
         parts = agent._intrinsic_rewards(rollout)
         usage = agent._round_metrics(rollout)
         shares = {name: value for name, value in usage.items() if "agent_usage" in name}
-        return shares | _reward_metrics(parts, rollout.alive), parts.individual[~rollout.alive]
+        rewards = _reward_metrics(parts, agent._counting(rollout))
+        return read(shares | rewards), parts.individual[~rollout.alive]
 
     plain, dead_reward = reported(False, "dead")
     assert reported(True, "dead")[0] == plain

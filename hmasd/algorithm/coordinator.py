@@ -9,7 +9,15 @@ import torch
 from torch import Tensor
 
 from hmasd.algorithm import losses
-from hmasd.algorithm.optimization import Learner, Means, Part, in_parts, slices, total_weight
+from hmasd.algorithm.optimization import (
+    Learner,
+    Means,
+    Metrics,
+    Part,
+    in_parts,
+    slices,
+    total_weight,
+)
 from hmasd.algorithm.returns import (
     generalized_advantage,
     segment_slots,
@@ -17,6 +25,7 @@ from hmasd.algorithm.returns import (
     weighted_mean,
 )
 from hmasd.config import Config
+from hmasd.kernels.transfer import to_device
 from hmasd.modules.normalization import ValueNormalizer
 from hmasd.networks import SkillCoordinator
 from hmasd.types import HighBatch, HighRollout
@@ -49,11 +58,11 @@ class Coordinator:
         weight = None
         if not segments.alive.all():
             weight = torch.cat([torch.ones_like(segments.alive[:, :1]), segments.alive], dim=1)
-            weight = weight.to(value.dtype)
+            weight = to_device(weight, value.device, value.dtype)
         self.normalizer.update(target, weight)
         # Before the first reward all advantages are the critic's noise. Scaled up to 1 they would
         # make the coordinator drift to some skills for no reason.
-        floor = self.config.advantage_floor * float(self.normalizer.statistics()[1])
+        floor = self.config.advantage_floor * self.normalizer.statistics()[1]
         return HighBatch(
             state=segments.state,
             obs=segments.obs,
@@ -71,27 +80,32 @@ class Coordinator:
         """GAE along each env's segments: [D, N+1]."""
         slot, env = segment_slots(segments.env), segments.env
         shape = (int(slot.max()) + 1, int(env.max()) + 1)
+        at = to_device(slot, value.device), to_device(env, value.device)
 
         def lay_out(x: Tensor) -> Tensor:  # [D, ...] -> [K, E, ...]
             padded = x.new_zeros(*shape, *x.shape[1:])
-            padded[slot, env] = x
+            padded[at] = x
             return padded
 
         discount = torch.full_like(segments.reward, self.config.gamma)
         if self.config.high_discount == "smdp":
             discount = discount**segments.length
+        reward, terminated, ended, discount = (
+            lay_out(to_device(x, value.device)).unsqueeze(-1)
+            for x in (segments.reward, segments.terminated, segments.ended, discount)
+        )
         advantage = generalized_advantage(
-            lay_out(segments.reward).unsqueeze(-1),
+            reward,
             lay_out(value),
             lay_out(next_value),
-            lay_out(segments.terminated).unsqueeze(-1),
-            lay_out(segments.ended).unsqueeze(-1),
-            discount=lay_out(discount).unsqueeze(-1),
+            terminated,
+            ended,
+            discount=discount,
             gae_lambda=self.config.gae_lambda,
         )
-        return advantage[slot, env]
+        return advantage[at]
 
-    def update(self, batch: HighBatch) -> dict[str, float]:
+    def update(self, batch: HighBatch) -> Metrics:
         """All PPO epochs over one batch of segments; returns the metrics `high/...`."""
         parts, means = self._parts(batch), Means()
         ratio_errors: list[Tensor] = []
@@ -99,10 +113,10 @@ class Coordinator:
             self.learner.step(self._losses(parts, means, ratio_errors))
         explained = losses.explained_variance(batch.value, batch.target, batch.weight)
         return {
-            "high/grad_norm": self.learner.check(),
+            "high/grad_norm": self.learner.mean_norm(),
             **means.result("high"),
-            "high/ratio_start": 1.0 + float(torch.stack(ratio_errors[: len(parts)]).max()),
-            "high/explained_variance": float(explained),
+            "high/ratio_start": 1.0 + torch.stack(ratio_errors[: len(parts)]).max(),
+            "high/explained_variance": explained,
         }
 
     def _parts(self, batch: HighBatch) -> list[Part[HighBatch]]:

@@ -11,9 +11,18 @@ from torch import Tensor
 
 from hmasd.algorithm import losses
 from hmasd.algorithm.noise_scale import NoiseScale, gradient_moments
-from hmasd.algorithm.optimization import Learner, Means, Part, in_parts, slices, total_weight
+from hmasd.algorithm.optimization import (
+    Learner,
+    Means,
+    Metrics,
+    Part,
+    in_parts,
+    slices,
+    total_weight,
+)
 from hmasd.algorithm.returns import generalized_advantage, standardize, weighted_mean
 from hmasd.config import Config
+from hmasd.kernels.transfer import to_device
 from hmasd.modules.normalization import ValueNormalizer
 from hmasd.networks import SkillActor, SkillCritic
 from hmasd.types import ActorBatch, CriticBatch, LowRollout
@@ -25,7 +34,7 @@ class RoundTail(NamedTuple):
     critic_hidden: Tensor  # [E, d] (or [E, N, d]) GRU state before the round's first step
     team_skill: Tensor  # [E] in force at the step after the round
     agent_skills: Tensor  # [E, N] likewise
-    restart: Tensor  # [E] bool, the GRU state restarts before that step though the episode goes on
+    restart: Tensor  # [E] bool, host: the GRU state restarts before it though the episode goes on
 
 
 class CriticPass(NamedTuple):
@@ -52,11 +61,12 @@ def critic_pass(critic: SkillCritic, rollout: LowRollout, tail: RoundTail) -> Cr
     beyond[-1] |= ~rollout.terminated[-1]
     t, e = beyond.nonzero(as_tuple=True)
     at_round_end = (t == len(value) - 1) & ~rollout.truncated[t, e]
+    goes_on = (~(at_round_end & tail.restart[e])).to(value.dtype)
+    t, e, at_round_end = (to_device(x, value.device) for x in (t, e, at_round_end))
     team_skill = torch.where(at_round_end, tail.team_skill[e], rollout.team_skill[t, e])
     agent_skills = torch.where(
         at_round_end.unsqueeze(-1), tail.agent_skills[e], rollout.agent_skills[t, e]
     )
-    goes_on = (~(at_round_end & tail.restart[e])).to(value.dtype)
     bootstrap, _ = critic(
         next_seen[t, e].unsqueeze(0),
         team_skill.unsqueeze(0),
@@ -130,14 +140,19 @@ class Discoverer:
         self, rollout: LowRollout, reward: Tensor, passed: CriticPass
     ) -> tuple[ActorBatch, CriticBatch]:
         """Advantages, targets and recurrent chunks of a round; reward: [T, E, N]."""
-        weight = None if rollout.alive is None else rollout.alive.to(reward.dtype)
+        device, weight = reward.device, None
+        if rollout.alive is not None:
+            weight = to_device(rollout.alive, device, reward.dtype)
+        terminated, truncated = (
+            to_device(x, device) for x in (rollout.terminated, rollout.truncated)
+        )
         value = self.normalizer.denormalize(passed.value)  # [T, E, V]
         advantage = generalized_advantage(
             reward,
             value,
             self.normalizer.denormalize(passed.next_value),
-            rollout.terminated.unsqueeze(-1),
-            (rollout.terminated | rollout.truncated).unsqueeze(-1),
+            terminated.unsqueeze(-1),
+            (terminated | truncated).unsqueeze(-1),
             discount=self.config.gamma,
             gae_lambda=self.config.gae_lambda,
         )  # [T, E, N]
@@ -191,7 +206,7 @@ class Discoverer:
             weight=None if weight is None else rows(weight),
         )
 
-    def measure_noise(self, batch: ActorBatch, num_chunks: int, num_envs: int) -> dict[str, float]:
+    def measure_noise(self, batch: ActorBatch, num_chunks: int, num_envs: int) -> Metrics:
         """Take in how noisy the actor's gradient is before its first step; metrics `low/...`.
 
         The gradient's parts are of some envs each: the steps of one env are not independent.
@@ -208,7 +223,10 @@ class Discoverer:
         samples = num_chunks * num_envs * self.config.chunk_length
         moments = gradient_moments(gradients, share, samples)
         self.noise_scale.add(moments)
-        metrics = {"low/gradient_signal": moments.signal, "low/gradient_noise": moments.noise}
+        metrics: Metrics = {
+            "low/gradient_signal": moments.signal,
+            "low/gradient_noise": moments.noise,
+        }
         scale = self.noise_scale.value
         if scale is not None and math.isfinite(scale):
             metrics["low/noise_scale"] = scale
@@ -223,7 +241,7 @@ class Discoverer:
             gradient += share * torch.cat([piece.flatten() for piece in pieces])
         return gradient
 
-    def update(self, actor_batch: ActorBatch, critic_batch: CriticBatch) -> dict[str, float]:
+    def update(self, actor_batch: ActorBatch, critic_batch: CriticBatch) -> Metrics:
         """All PPO epochs over one round; returns the metrics `low/...`."""
         actor_parts, critic_parts = self._parts(actor_batch, critic_batch)
         means = Means()
@@ -235,11 +253,11 @@ class Discoverer:
             critic_batch.value, critic_batch.target, critic_batch.weight
         )
         return {
-            "low/actor_grad_norm": self.actor_learner.check(),
-            "low/critic_grad_norm": self.critic_learner.check(),
+            "low/actor_grad_norm": self.actor_learner.mean_norm(),
+            "low/critic_grad_norm": self.critic_learner.mean_norm(),
             **means.result("low"),
-            "low/ratio_start": 1.0 + float(torch.stack(ratio_errors[: len(actor_parts)]).max()),
-            "low/explained_variance": float(explained),
+            "low/ratio_start": 1.0 + torch.stack(ratio_errors[: len(actor_parts)]).max(),
+            "low/explained_variance": explained,
         }
 
     def _parts(self, actor: ActorBatch, critic: CriticBatch) -> tuple[list[Any], list[Any]]:

@@ -8,8 +8,17 @@ import torch
 from torch import Tensor, nn
 
 from hmasd.algorithm import losses
-from hmasd.algorithm.optimization import Learner, Means, Part, in_parts, slices, total_weight
+from hmasd.algorithm.optimization import (
+    Learner,
+    Means,
+    Metrics,
+    Part,
+    in_parts,
+    slices,
+    total_weight,
+)
 from hmasd.config import Config
+from hmasd.kernels.transfer import to_device
 from hmasd.modules.distributions import score_categorical
 from hmasd.networks import IndividualDiscriminator, TeamDiscriminator
 from hmasd.types import LowRollout
@@ -40,7 +49,8 @@ class PairHistory:
         }
         if rollout.alive is not None or "alive" in self._memory:
             every = torch.ones_like(rollout.agent_skills, dtype=torch.bool)
-            pairs["alive"] = every if rollout.alive is None else rollout.alive
+            alive = rollout.alive
+            pairs["alive"] = every if alive is None else to_device(alive, every.device)
         size, device = rollout.team_skill.numel(), rollout.team_skill.device
         capacity = self.num_rounds * size
         if self._memory and self.capacity != capacity:
@@ -106,8 +116,8 @@ class Discriminators:
     @torch.no_grad()
     def log_probs(self, rollout: LowRollout) -> tuple[Tensor, Tensor]:
         """Log q_D(Z | s_{t+1}) [T, E] and log q_d(z^i | o^i_{t+1}, Z) [T, E, N]; 0 if not asked."""
-        team_logp = torch.zeros_like(rollout.reward)
         individual_logp = torch.zeros_like(rollout.logp)
+        team_logp = individual_logp[..., 0].clone()
         if self.team_counts:
             logits = self.team(rollout.next_state)
             team_logp = score_categorical(logits, rollout.team_skill).logp
@@ -117,12 +127,13 @@ class Discriminators:
             individual_logp = score_categorical(logits, rollout.agent_skills).logp
         return team_logp, individual_logp
 
-    def update(self, rollout: LowRollout, generator: torch.Generator) -> dict[str, float]:
+    def update(self, rollout: LowRollout, generator: torch.Generator) -> Metrics:
         """All gradient steps of one round; returns the metrics `disc/...` of those trained."""
         if not (self.team_counts or self.individual_counts):
             return {}
         self.history.add(rollout)
-        means, metrics = Means(), {}
+        metrics: Metrics = {}
+        means = Means()
         for _ in range(self.config.discriminator_epochs):
             pairs = self.history.sample(generator)
             if self.team_counts:
@@ -130,10 +141,10 @@ class Discriminators:
             if self.individual_counts:
                 self.individual_learner.step(self._individual_losses(pairs, means))
         if self.team_counts:
-            metrics["disc/team_grad_norm"] = self.team_learner.check()
+            metrics["disc/team_grad_norm"] = self.team_learner.mean_norm()
             metrics["disc/team_chance"] = 1 / self.config.num_team_skills
         if self.individual_counts:
-            metrics["disc/individual_grad_norm"] = self.individual_learner.check()
+            metrics["disc/individual_grad_norm"] = self.individual_learner.mean_norm()
             metrics["disc/individual_chance"] = 1 / self.config.num_agent_skills
         return metrics | means.result("disc")
 

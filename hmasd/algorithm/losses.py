@@ -132,7 +132,9 @@ def explained_variance(prediction: Tensor, target: Tensor, weight: Tensor | None
         target: any shape.
         weight: of target's shape, 0 for what does not count; or None.
     """
-    error = target - prediction
-    if weight is not None:
-        error, target = error[weight > 0], target[weight > 0]
-    return 1 - error.var(correction=0) / target.var(correction=0).clamp(min=1e-8)
+    counts = None if weight is None else (weight > 0).to(target.dtype)
+    return 1 - _variance(target - prediction, counts) / _variance(target, counts).clamp(min=1e-8)
+
+
+def _variance(x: Tensor, weight: Tensor | None) -> Tensor:
+    return weighted_mean((x - weighted_mean(x, weight)).square(), weight)

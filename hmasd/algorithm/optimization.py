@@ -7,16 +7,20 @@ counts as much as it has of the batch's weight.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from hmasd.algorithm.returns import weighted_mean
 from hmasd.config import Config
 from hmasd.kernels.adam import ClippedAdam
+from hmasd.kernels.transfer import to_device, to_host
 
 Batch = TypeVar("Batch")
+Metrics = dict[str, Tensor | float]
+"""Values by tag: numbers, or scalars on the device that nobody has waited for yet; see `read`."""
 
 
 class TrainingError(RuntimeError):
@@ -27,15 +31,23 @@ class Part(NamedTuple, Generic[Batch]):
     """Rows of a batch that go through a network at once."""
 
     batch: Batch
-    weight: float  # how many of its entries count
+    weight: Tensor | float  # how many of its entries count
     share: float  # of what counts in the whole batch: the weight of this part's mean loss
 
 
-def in_parts(batches: Iterable[tuple[Batch, float]]) -> list[Part[Batch]]:
-    """The parts of a batch, with how much each weighs; one in which nobody counts is left out."""
-    counting = [(batch, weight) for batch, weight in batches if weight > 0]
-    total = sum(weight for _, weight in counting)
-    return [Part(batch, weight, weight / total) for batch, weight in counting]
+def in_parts(batches: Iterable[tuple[Batch, Tensor | float]]) -> list[Part[Batch]]:
+    """The parts of a batch, with how much each weighs; one in which nobody counts is left out.
+
+    Several parts have to be weighed against each other, which waits for the device where weights
+    are there; a batch in one part is taken as it is.
+    """
+    cut = list(batches)
+    if len(cut) == 1:
+        return [Part(*cut[0], 1.0)]
+    weights = read({str(i): weight for i, (_, weight) in enumerate(cut)}).values()
+    total = sum(weights)
+    counting = zip((batch for batch, _ in cut), weights, strict=True)
+    return [Part(batch, weight, weight / total) for batch, weight in counting if weight > 0]
 
 
 def slices(num_rows: int, most: int) -> Iterator[slice]:
@@ -44,9 +56,9 @@ def slices(num_rows: int, most: int) -> Iterator[slice]:
     return (slice(start, start + size) for start in range(0, num_rows, size))
 
 
-def total_weight(weight: Tensor | None, like: Tensor) -> float:
+def total_weight(weight: Tensor | None, like: Tensor) -> Tensor | float:
     """How many entries count: all of `like`, or the sum of their weights."""
-    return float(like.numel() if weight is None else weight.sum())
+    return float(like.numel()) if weight is None else weight.sum()
 
 
 class Learner:
@@ -63,7 +75,7 @@ class Learner:
         self.optimizer = ClippedAdam(
             _flatten(network), config.max_grad_norm, config.learning_rate, config.adam_eps
         )
-        self._losses: list[Tensor] = []  # since the last `check`, as are the norms
+        self._losses: list[Tensor] = []  # since they were `told`, as are the norms
         self._norms: list[Tensor] = []
 
     @property
@@ -77,7 +89,7 @@ class Learner:
         """Backward each part's loss, clip, step.
 
         Nothing here waits for the device. If a loss or its gradient is not finite, this step and
-        those that follow change nothing until `check`, which raises.
+        those that follow change nothing until `read`, which raises.
 
         Args:
             losses: mean loss of each part and its share of the whole. The next part is not asked
@@ -100,24 +112,26 @@ class Learner:
             self._spoil_unless_finite(norm)
         self._norms.append(self.optimizer.step())
 
-    def check(self) -> float:
-        """Look at all losses and norms since the last check, in one wait for the device.
+    def mean_norm(self) -> Tensor:
+        """Mean norm of the gradients before clipping, over the steps that are not yet `told`."""
+        return torch.stack(self._norms).mean()
 
-        Returns:
-            Mean norm of the gradients before clipping.
+    def told(self) -> Metrics:
+        """The losses and then the norms of all steps since it was asked last."""
+        losses, norms = self._losses, self._norms
+        self._losses, self._norms = [], []
+        told: Metrics = {f"loss {i}": x for i, x in enumerate(losses)}
+        return told | {f"gradient norm {i}": x for i, x in enumerate(norms)}
+
+    def check(self, told: Mapping[str, float]) -> None:
+        """Look at what `told` has said.
 
         Raises:
-            TrainingError: one is not finite; no parameter has been changed from there on.
+            TrainingError: a number is not finite; no parameter has been changed from there on.
         """
-        num_losses, values = len(self._losses), [*self._losses, *self._norms]
-        self._losses, self._norms = [], []
-        numbers = torch.stack(values).tolist()
-        for place, value in enumerate(numbers):
+        for what, value in told.items():
             if not math.isfinite(value):
-                what = "loss" if place < num_losses else "gradient norm"
-                raise TrainingError(self._diverged(what, value))
-        norms = numbers[num_losses:]
-        return sum(norms) / len(norms)
+                raise TrainingError(self._diverged(what.rpartition(" ")[0], value))
 
     def _spoil_unless_finite(self, number: Tensor) -> None:
         """Keep Adam from moving: 0 · x is NaN where x is not finite, and nobody has to look."""
@@ -137,9 +151,9 @@ class Learner:
 
     def _diverged(self, what: str, value: float) -> str:
         return (
-            f"the {self.name}'s {what} is {value}: stopped before the optimizer step, parameters "
-            "and checkpoints are untouched. Lower --learning-rate, or look at the last metrics "
-            "in runs/ for the reward or observation that grew."
+            f"the {self.name}'s {what} is {value}: stopped before the optimizer step, its "
+            "parameters and the checkpoints are untouched. Lower --learning-rate, or look at the "
+            "last metrics in runs/ for the reward or observation that grew."
         )
 
 
@@ -157,27 +171,44 @@ def _flatten(network: nn.Module) -> nn.Parameter:
 
 
 class Means:
-    """Weighted means of scalars over the parts and steps of one update; read once, at its end."""
+    """Weighted means of scalars over the parts and steps of one update."""
 
     def __init__(self) -> None:
         self._values: dict[str, list[Tensor]] = {}
-        self._weights: dict[str, list[float]] = {}
+        self._weights: dict[str, list[Tensor | float]] = {}
 
-    def add(self, weight: float, **values: Tensor) -> None:
+    def add(self, weight: Tensor | float, **values: Tensor) -> None:
         """Take in one part's means, each over entries of this weight in all."""
         for name, value in values.items():
             self._values.setdefault(name, []).append(value.detach())
             self._weights.setdefault(name, []).append(weight)
 
-    def result(self, prefix: str) -> dict[str, float]:
-        """`{prefix/name: mean}`; the only moment at which the device is waited for."""
-        names = list(self._values)
-        if not names:
-            return {}
-        means = torch.stack([self._mean(name) for name in names])
-        return {f"{prefix}/{n}": v for n, v in zip(names, means.tolist(), strict=True)}
+    def result(self, prefix: str) -> Metrics:
+        """`{prefix/name: mean}`."""
+        return {f"{prefix}/{name}": self._mean(name) for name in self._values}
 
     def _mean(self, name: str) -> Tensor:
-        values = torch.stack(self._values[name])
-        weights = values.new_tensor(self._weights[name])
-        return (values * weights).sum() / weights.sum()
+        values, weights = torch.stack(self._values[name]), self._weights[name]
+        on_device = [x for x in weights if isinstance(x, Tensor)]
+        if on_device:  # all of them are
+            return weighted_mean(values, torch.stack(on_device))
+        counted = torch.tensor(weights, dtype=values.dtype)
+        return weighted_mean(values, to_device(counted, values.device))
+
+
+def read(metrics: Metrics, learners: Sequence[Learner] = ()) -> dict[str, float]:
+    """Metrics as numbers, and how the learners' steps went: an update's one wait for the device.
+
+    Raises:
+        TrainingError: a loss or gradient of one of the learners was not finite.
+    """
+    groups = [metrics, *(learner.told() for learner in learners)]
+    scalars = [x.double() for group in groups for x in group.values() if isinstance(x, Tensor)]
+    numbers = iter(to_host(torch.stack(scalars)).tolist() if scalars else ())
+    numbers_of, *told = (
+        {name: next(numbers) if isinstance(x, Tensor) else x for name, x in group.items()}
+        for group in groups
+    )
+    for learner, of_steps in zip(learners, told, strict=True):
+        learner.check(of_steps)
+    return numbers_of

@@ -68,7 +68,7 @@ def segment_slots(env: Tensor) -> Tensor:
     """For segments of several envs in order of time: how many segments of its env came before.
 
     Args:
-        env: [D] int64, env of each segment.
+        env: [D] int64 on the host, env of each segment.
 
     Returns:
         [D] int64; `padded[slot, env] = x` lays segments out time first, one column per env.
@@ -77,5 +77,5 @@ def segment_slots(env: Tensor) -> Tensor:
     counts = torch.bincount(env)
     first = counts.cumsum(0) - counts
     slot = torch.empty_like(env)
-    slot[order] = torch.arange(len(env), device=env.device) - first[env[order]]
+    slot[order] = torch.arange(len(env)) - first[env[order]]
     return slot

@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from hmasd.kernels.build import fast_available
 from hmasd.kernels.packed import gru_sequence_packed
+from hmasd.kernels.transfer import to_device
 
 
 def gru_sequence(
@@ -24,8 +25,8 @@ def gru_sequence(
     Args:
         x: [L, B, I].
         h0: [B, H], the state before the first step.
-        keep: [L, B] float, 0 where the state restarts before this step, else 1. No gradient. On
-            the host where x is on a GPU, or the host waits for the GPU to read it.
+        keep: [L, B] float on the host, 0 where the state restarts before this step, else 1. No
+            gradient.
         w_ih: [3H, I], W.
         w_hh: [3H, H], U.
         b_ih: [3H], b.
@@ -52,7 +53,7 @@ def gru_sequence_eager(
     """The same function in torch operations, for any device and dtype; shapes as `gru_sequence`."""
     size = h0.shape[1]
     h, states = h0, []
-    restart = keep.detach().unsqueeze(-1)  # [L, B, 1]
+    restart = to_device(keep.detach().unsqueeze(-1), x.device)  # [L, B, 1]
     for gates_x, kept in zip(functional.linear(x, w_ih, b_ih).unbind(), restart, strict=True):
         h = h * kept
         gates_h = functional.linear(h, w_hh, b_hh)  # [B, 3H]

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from hmasd.kernels.transfer import to_device
+
 # cuDNN wants its four weights alone in one block of memory. Ours are views of the network's flat
 # parameters, so torch copies them there: 100 KB at hidden 64, no reason to alarm anybody.
 warnings.filterwarnings("ignore", message="RNN module weights are not part of single contiguous")
@@ -33,17 +35,17 @@ class Pieces(NamedTuple):
         """Everything that is not for the host, on a device."""
         return Pieces(
             self.batch_sizes,
-            self.order.to(device),
-            self.place.to(device),
-            self.sequence.to(device),
-            self.goes_on.to(device, dtype),
+            to_device(self.order, device),
+            to_device(self.place, device),
+            to_device(self.sequence, device),
+            to_device(self.goes_on, device, dtype),
         )
 
 
 def cut_at_restarts(keep: Tensor) -> Pieces:
-    """Cut sequences where their state restarts; keep: [L, B], 0 where it does, else 1."""
+    """Cut sequences where their state restarts; keep: [L, B] on the host, 0 where it does."""
     steps, rows = keep.shape
-    kept = keep.detach().cpu().numpy() != 0
+    kept = keep.detach().numpy() != 0
     starts = ~kept
     starts[0] = True
     first = np.flatnonzero(starts.T)  # [P] of b * L + t: piece after piece, sequence by sequence
@@ -64,9 +66,9 @@ def cut_at_restarts(keep: Tensor) -> Pieces:
 def gru_sequence_packed(
     x: Tensor, h0: Tensor, keep: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor, b_hh: Tensor
 ) -> Tensor:
-    """As `hmasd.kernels.gru.gru_sequence`, on any device; nobody waits if `keep` is on the host."""
+    """As `hmasd.kernels.gru.gru_sequence`, on any device; `keep` on the host."""
     if len(x) == 1:
-        kept = h0 * keep[0].unsqueeze(-1).to(h0.device)
+        kept = h0 * to_device(keep.detach()[0].unsqueeze(-1), h0.device)
         return torch.gru_cell(x[0], kept, w_ih, w_hh, b_ih, b_hh).unsqueeze(0)
     pieces = _pieces_of(keep, x)
     states, _ = torch._VF.gru(

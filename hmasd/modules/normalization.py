@@ -24,20 +24,19 @@ class ValueNormalizer(nn.Module):
 
     def statistics(self) -> tuple[Tensor, Tensor]:
         """Debiased mean and standard deviation, scalars; 0 and 1 before the first update."""
-        if self.debias == 0:
-            return torch.zeros_like(self.mean), torch.ones_like(self.mean)
-        mean = self.mean / self.debias
-        variance = self.mean_square / self.debias - mean.square()
-        return mean, variance.clamp(min=MIN_VARIANCE).sqrt()
+        debias = self.debias.clamp(min=torch.finfo(self.debias.dtype).tiny)
+        mean = self.mean / debias
+        variance = (self.mean_square / debias - mean.square()).clamp(min=MIN_VARIANCE)
+        # A choice that the device makes by itself: an `if` here would wait for it.
+        return mean, torch.where(self.debias == 0, 1.0, variance.sqrt())
 
     @torch.no_grad()
     def update(self, targets: Tensor, weight: Tensor | None = None) -> None:
         """Take in one batch of targets of any shape; weight: of that shape, 0 for dead agents."""
         targets = targets.double()
-        if weight is not None:
-            targets = targets[weight > 0]
-        self.mean.lerp_(targets.mean(), 1 - self.beta)
-        self.mean_square.lerp_(targets.square().mean(), 1 - self.beta)
+        weight = torch.ones_like(targets) if weight is None else (weight > 0).double()
+        self.mean.lerp_((weight * targets).sum() / weight.sum(), 1 - self.beta)
+        self.mean_square.lerp_((weight * targets.square()).sum() / weight.sum(), 1 - self.beta)
         self.debias.lerp_(torch.ones_like(self.debias), 1 - self.beta)
 
     def normalize(self, value: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hmasd.kernels.transfer import to_device
 from hmasd.rollout.storage import StorageError
 from hmasd.types import Decision, HighRollout, TensorView
 
@@ -29,17 +30,18 @@ class SegmentStorage:
     def open(self, decision: Decision, view: TensorView, coordinator_version: int) -> None:
         """Start the segments of a decision; view: what the coordinator saw, of all envs."""
         envs, team_skill, agent_skills, logp, mask = decision
-        obs, state = view.obs[envs], view.state[envs]
-        alive = torch.ones_like(agent_skills, dtype=torch.bool)
+        at = _everywhere(envs, logp.device)
+        index = at[logp.device]
+        alive = torch.ones(agent_skills.shape, dtype=torch.bool)
         decided = {
-            "state": state,
-            "obs": obs,
+            "state": view.state[index],
+            "obs": view.obs[index],
             "team_skill": team_skill,
             "agent_skills": agent_skills,
             "logp": logp,
-            "reward": torch.zeros_like(logp[:, 0]),
-            "length": torch.zeros_like(team_skill),
-            "coordinator_version": torch.full_like(team_skill, coordinator_version),
+            "reward": torch.zeros(len(envs), dtype=logp.dtype),
+            "length": torch.zeros_like(envs),
+            "coordinator_version": torch.full_like(envs, coordinator_version),
             "alive": alive if view.alive is None else view.alive[envs],
         }
         if mask is not None:
@@ -47,10 +49,10 @@ class SegmentStorage:
         for name, value in decided.items():
             if name not in self._open:
                 self._open[name] = value.new_zeros(self.num_envs, *value.shape[1:])
-            self._open[name][envs] = value
+            self._open[name][at[value.device]] = value
 
     def add_reward(self, reward: Tensor) -> None:
-        """Add one step's team reward [E] to the open segments."""
+        """Add one step's team reward [E], on the host, to the open segments."""
         length = self._open["length"]
         self._open["reward"] += reward * self.step_discount**length
         length += 1
@@ -68,24 +70,25 @@ class SegmentStorage:
         """Close the open segments of some envs.
 
         Args:
-            envs: [n] int64.
+            envs: [n] int64 on the host.
             next_state: [E, S] reached, of the same episode.
             next_obs: [E, N, O] likewise.
-            terminated: [E] bool, what follows is worth 0.
-            ended: [E] bool, the env's next segment does not continue this one.
+            terminated: [E] bool on the host, what follows is worth 0.
+            ended: [E] bool on the host, the env's next segment does not continue this one.
             cut: whether the coordinator's update closes them.
         """
         if len(envs) == 0:
             return
-        opened = {name: value[envs] for name, value in self._open.items()}
+        at = _everywhere(envs, next_state.device)
+        opened = {name: value[at[value.device]] for name, value in self._open.items()}
         self._closed.append(
             HighRollout(
                 env=envs,
                 terminated=terminated[envs],
                 ended=ended[envs],
                 cut=torch.full_like(ended[envs], cut),
-                next_state=next_state[envs],
-                next_obs=next_obs[envs],
+                next_state=next_state[at[next_state.device]],
+                next_obs=next_obs[at[next_state.device]],
                 **opened,
             )
         )
@@ -126,7 +129,7 @@ class SegmentStorage:
         return segments
 
     def discard(self, lost: Tensor) -> None:
-        """Forget what some envs did in this round; lost: [E] bool.
+        """Forget what some envs did in this round; lost: [E] bool on the host.
 
         Their open segments go, and those that closed since `end_round`. What they closed in earlier
         rounds stays, and is bootstrapped where it breaks off.
@@ -137,9 +140,12 @@ class SegmentStorage:
         if not self._closed:
             return
         segments = _join(self._closed)
-        number = torch.arange(len(segments.env), device=lost.device)
+        number = torch.arange(len(segments.env))
         keep = (number < self._closed_before) | ~lost[segments.env]
-        kept: list[Any] = [None if column is None else column[keep] for column in segments]
+        at = _everywhere(keep.nonzero().squeeze(-1), segments.state.device)
+        kept: list[Any] = [
+            None if column is None else column[at[column.device]] for column in segments
+        ]
         segments = HighRollout(*kept)
         for env in lost.nonzero():
             segments.ended[(segments.env == env).nonzero()[-1:]] = True
@@ -172,6 +178,11 @@ class SegmentStorage:
         self._closed = [HighRollout(**segments) for segments in state["closed"]]
         self.num_closed = sum(len(segments.env) for segments in self._closed)
         self._closed_before = state["closed_before"]
+
+
+def _everywhere(index: Tensor, device: torch.device) -> dict[torch.device, Tensor]:
+    """An index by the device of what it is to pick from: on the host, and a copy on another one."""
+    return {device: to_device(index, device), index.device: index}
 
 
 def _join(parts: list[HighRollout]) -> HighRollout:

@@ -5,34 +5,37 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from hmasd.kernels.transfer import to_device
 from hmasd.types import Decision
 
 
 class SkillClock:
     """Counts the steps of the skills in force, per env; restarts with the episode.
 
-    A decision is due at the start of an episode, after `interval` steps, and after `interrupt`.
+    A decision is due at the start of an episode, after `interval` steps, and after `interrupt`. The
+    host counts, so that it knows where to ask the coordinator; the skills are where it left them.
     """
 
     def __init__(self, num_envs: int, num_agents: int, interval: int, device: torch.device) -> None:
         self.interval = interval
-        self.age = torch.zeros(num_envs, dtype=torch.int64, device=device)  # [E] steps
-        self.due = torch.ones(num_envs, dtype=torch.bool, device=device)  # [E]
-        self.team_skill = torch.zeros_like(self.age)  # [E]
+        self.age = torch.zeros(num_envs, dtype=torch.int64)  # [E] steps
+        self.due = torch.ones(num_envs, dtype=torch.bool)  # [E]
+        self.team_skill = torch.zeros(num_envs, dtype=torch.int64, device=device)  # [E]
         self.agent_skills = torch.zeros(num_envs, num_agents, dtype=torch.int64, device=device)
 
     def start(self, decision: Decision) -> None:
         """Put a decision's skills in force."""
-        self.team_skill[decision.envs] = decision.team_skill
-        self.agent_skills[decision.envs] = decision.agent_skills
+        envs = to_device(decision.envs, self.team_skill.device)
+        self.team_skill[envs] = decision.team_skill
+        self.agent_skills[envs] = decision.agent_skills
         self.age[decision.envs] = 0
         self.due[decision.envs] = False
 
     def advance(self, ended: Tensor) -> Tensor:
-        """Count one step of all envs; ended: [E] bool, the episode is over.
+        """Count one step of all envs; ended: [E] bool on the host, the episode is over.
 
         Returns:
-            [E] bool, the envs whose segment ends with this step.
+            [E] bool on the host, the envs whose segment ends with this step.
         """
         self.age += 1
         self.due = ended | (self.age >= self.interval)

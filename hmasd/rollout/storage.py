@@ -39,7 +39,7 @@ class RoundStorage:
         acting: Acting,
         outcome: dict[str, Tensor],
     ) -> None:
-        """Write one lock-step of all envs.
+        """Write one lock-step of all envs, each field where `LowRollout` wants it.
 
         Args:
             view: what the team saw.
@@ -85,12 +85,12 @@ class RoundStorage:
         self._memory = {}
 
     def discard(self, lost: Tensor) -> None:
-        """Let nobody learn from this round of some envs; lost: [E] bool."""
+        """Let nobody learn from this round of some envs; lost: [E] bool on the host."""
         self._discarded = lost if self._discarded is None else self._discarded | lost
 
     @property
     def discarded(self) -> Tensor | None:
-        """[E] bool, the envs whose round does not count; None: every env's does."""
+        """[E] bool on the host, the envs whose round does not count; None: every env's does."""
         return self._discarded
 
     def _write(self, row: dict[str, Tensor], index: int, length: int) -> None:
@@ -159,7 +159,7 @@ def row_of(view: TensorView, acting: Acting, outcome: dict[str, Tensor]) -> dict
         "team_skill": acting.team_skill,
         "agent_skills": acting.agent_skills,
         "restart": acting.restart,
-        "policy_version": torch.full_like(acting.team_skill, acting.policy_version),
+        "policy_version": torch.full(acting.restart.shape, acting.policy_version),
         **outcome,
     }
     optional = (("action_mask", view.action_mask), ("alive", view.alive))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from hmasd.config import Config
+from hmasd.kernels.transfer import to_device, to_host
 from hmasd.modules import distributions
 from hmasd.networks import SkillActor, SkillCoordinator
 from hmasd.rollout.skill_clock import SkillClock
@@ -22,7 +23,7 @@ class TeamAction(NamedTuple):
     action: Tensor  # [E, N] or [E, N, A]
     logp: Tensor  # [E, N]
     hidden: Tensor  # [E, N, d] GRU state before the step (before a restart)
-    restart: Tensor  # [E] bool, the GRU state restarted before the step
+    restart: Tensor  # [E] bool on the host, the GRU state restarted before the step
 
 
 class Generators(NamedTuple):
@@ -63,21 +64,23 @@ class Team:
         self.device, self.dtype = example.device, example.dtype
         self.clock = SkillClock(*shape, config.skill_interval, self.device)
         self.hidden = example.new_zeros(*shape, config.hidden_size).detach()  # [E, N, d]
-        self.restart = torch.ones(shape[0], dtype=torch.bool, device=self.device)  # [E]
+        self.restart = torch.ones(shape[0], dtype=torch.bool)  # [E] on the host
         agent_number = torch.eye(shape[1], dtype=self.dtype, device=self.device)
         self._agent_number = agent_number.expand(shape[0], -1, -1)  # [E, N, N]
 
     def observe(self, view: EnvView) -> TensorView:
-        """Copy what an env shows to the networks' device: envs reuse their memory."""
-        obs = torch.from_numpy(view.obs).to(self.device, self.dtype, copy=True)
+        """Copy what an env shows, for envs reuse their memory; see `TensorView` for where to."""
+        obs = to_device(torch.from_numpy(view.obs), self.device, self.dtype)
         if self.config.agent_id:
             obs = torch.cat([obs, self._agent_number], dim=-1)
-        state = torch.from_numpy(view.state).to(self.device, self.dtype, copy=True)
-        mask, alive = (
-            None if x is None else torch.from_numpy(x).to(self.device, copy=True)
-            for x in (view.action_mask, view.alive)
+        state = to_device(torch.from_numpy(view.state), self.device, self.dtype)
+        mask, alive = view.action_mask, view.alive
+        return TensorView(
+            obs,
+            state,
+            None if mask is None else to_device(torch.from_numpy(mask), self.device),
+            None if alive is None else torch.from_numpy(alive).clone(),
         )
-        return TensorView(obs, state, mask, alive)
 
     @torch.no_grad()
     def decide(self, view: TensorView) -> Decision | None:
@@ -88,11 +91,11 @@ class Team:
         if self.config.high_level == "random":
             decision = self._draw_skills(envs)
         else:
-            mask = None
+            index, mask = to_device(envs, self.device), None
             if self.skills_are_actions and view.action_mask is not None:
-                mask = view.action_mask[envs]
+                mask = view.action_mask[index]
             choice = self.coordinator.act(
-                view.state[envs], view.obs[envs], self.generators.skill, mask, self.forced
+                view.state[index], view.obs[index], self.generators.skill, mask, self.forced
             )
             decision = Decision(envs, *choice, mask)
         self.clock.start(decision)
@@ -149,13 +152,13 @@ class Team:
         """Look, choose skills where they are due, and act: [E, N] int64 or [E, N, A] float32."""
         seen = self.observe(view)
         self.decide(seen)
-        return self.act(seen).action.cpu().numpy()
+        return to_host(self.act(seen).action).numpy()
 
     def advance(self, ended: Tensor) -> Tensor:
-        """Count one step; ended: [E] bool, the episode is over.
+        """Count one step; ended: [E] bool on the host, the episode is over.
 
         Returns:
-            [E] bool, the envs whose segment ended with this step.
+            [E] bool on the host, the envs whose segment ended with this step.
         """
         self.restart = ended.clone()
         return self.clock.advance(ended)
@@ -172,4 +175,4 @@ class Team:
         """Go on exactly from `state_dict`."""
         self.clock.load_state_dict(state["clock"])
         self.hidden = state["hidden"].to(self.device, copy=True)
-        self.restart = state["restart"].to(self.device, copy=True)
+        self.restart = state["restart"].clone()

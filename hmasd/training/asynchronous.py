@@ -14,6 +14,7 @@ from torch import Tensor
 
 from hmasd.agent import HMASDAgent
 from hmasd.algorithm.discoverer import RoundTail
+from hmasd.algorithm.optimization import Metrics
 from hmasd.config import Config
 from hmasd.envs.base import BatchedEnv
 from hmasd.rollout.fragments import FragmentStorage
@@ -82,7 +83,7 @@ class AsynchronousAgent(HMASDAgent):
     def _keep_critic_hidden(self, hidden: Tensor) -> None:
         self.critic_hidden[self.fragments.envs] = hidden
 
-    def _update_coordinator(self, view: TensorView) -> dict[str, float]:
+    def _update_coordinator(self, view: TensorView) -> Metrics:
         """Learn from the closed segments; the open ones run on, chosen by what is now old."""
         segments = self.high_storage.closed()
         lag = off_policy(self.coordinator_version, segments.coordinator_version, "coordinator_")
@@ -90,7 +91,7 @@ class AsynchronousAgent(HMASDAgent):
         self.coordinator_version += 1
         return metrics | lag
 
-    def _round_metrics(self, rollout: LowRollout) -> dict[str, float]:
+    def _round_metrics(self, rollout: LowRollout) -> Metrics:
         held = self.fragments.waiting_samples + self.config.num_envs * self.config.chunk_length
         return (
             super()._round_metrics(rollout)

@@ -58,7 +58,7 @@ def play_episodes(
             step = env.step(team.play(view))
             for episode in tracker.add(step):
                 first.setdefault(episode.env, episode)
-            team.advance(torch.from_numpy(step.terminated | step.truncated).to(team.device))
+            team.advance(torch.from_numpy(step.terminated | step.truncated))
             view = step.view
     return [first[e] for e in range(num_episodes)]
 

@@ -23,6 +23,7 @@ from hmasd import checkpoint
 from hmasd.config import Config
 from hmasd.envs.guard import check_step, check_view
 from hmasd.envs.registry import make_env
+from hmasd.kernels.transfer import to_host
 from hmasd.rollout.episodes import EpisodeTracker
 from hmasd.telemetry.console import Progress
 from hmasd.telemetry.logs import set_up_logging
@@ -117,7 +118,7 @@ class Trainer:
         while not agent.should_sync_update() and not self.stop.signal:
             seen = agent.observe(self.view)
             acting = agent.act(seen)
-            step = self.env.step(acting.action.cpu().numpy())
+            step = self.env.step(to_host(acting.action).numpy())
             check_step(step, acting.step + 1)
             agent.store_transition(seen, acting, step)
             self.episodes.add(step)

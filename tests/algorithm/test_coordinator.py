@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from hmasd.algorithm.coordinator import Coordinator
-from hmasd.algorithm.optimization import TrainingError
+from hmasd.algorithm.optimization import TrainingError, read
 from hmasd.config import Config
 from hmasd.rollout.segments import SegmentStorage
 from hmasd.types import HighBatch, HighRollout
@@ -320,7 +320,7 @@ def results(*, garbage: bool, obey: bool = True) -> tuple[dict[str, float], list
         batch.advantage[dead] += 7
         batch.target[dead] -= 7
         batch.value[dead] += 3
-    metrics = player.agent.coordinator.update(batch)
+    metrics = read(player.agent.coordinator.update(batch))
     return metrics, list(player.agent.networks.coordinator.parameters())
 
 
@@ -378,8 +378,9 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(
     batch, _ = updated(player, monkeypatch)
     before = [x.detach().clone() for x in player.agent.networks.coordinator.parameters()]
     batch.advantage[0, 0] = float("nan")
+    player.agent.coordinator.update(batch)
     with pytest.raises(TrainingError, match="coordinator's loss"):
-        player.agent.coordinator.update(batch)
+        read({}, [player.agent.coordinator.learner])
     for a, b in zip(before, player.agent.networks.coordinator.parameters(), strict=True):
         assert torch.equal(a, b)
 

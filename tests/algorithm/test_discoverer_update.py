@@ -15,7 +15,7 @@ from hmasd.algorithm.discoverer import (
     RoundTail,
     critic_pass,
 )
-from hmasd.algorithm.optimization import TrainingError
+from hmasd.algorithm.optimization import TrainingError, read
 from hmasd.types import LowRollout
 from tests.algorithm.test_discoverer import synthetic_round
 from tests.helpers.envs import ConstantReward, ContinuousPoint, Counter, MaskedAgents
@@ -35,7 +35,7 @@ def update_with(rollout: LowRollout, reward: Tensor, passed: CriticPass) -> tupl
     """Metrics and parameters after an update on this round."""
     player = Player(replace(SMALL, chunk_length=1), Counter(4, num_actions=3))
     discoverer = player.agent.discoverer
-    metrics = discoverer.update(*discoverer.prepare(rollout, reward, passed))
+    metrics = read(discoverer.update(*discoverer.prepare(rollout, reward, passed)))
     modules = (discoverer.actor, discoverer.critic, discoverer.normalizer)
     return metrics, [x for module in modules for x in module.state_dict().values()]
 

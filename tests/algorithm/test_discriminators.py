@@ -10,7 +10,7 @@ from scipy import stats
 from torch import Tensor
 
 from hmasd.algorithm.discriminators import PairHistory
-from hmasd.algorithm.optimization import TrainingError
+from hmasd.algorithm.optimization import TrainingError, read
 from hmasd.types import LowRollout
 from tests.helpers.envs import Counter, MaskedAgents
 from tests.helpers.rounds import SMALL, Player
@@ -223,10 +223,10 @@ def trained_accuracy(*, told: bool) -> dict[str, float]:
             state[..., 0] += 8 * team
             obs[..., 0] += 8 * (agents == 1)
             obs[..., 1] += 8 * (agents == 2)
-        metrics = player.agent.discriminators.update(
-            rollout._replace(team_skill=team, agent_skills=agents, next_state=state, next_obs=obs),
-            rng,
+        made_up = rollout._replace(
+            team_skill=team, agent_skills=agents, next_state=state, next_obs=obs
         )
+        metrics = read(player.agent.discriminators.update(made_up, rng))
     return metrics
 
 
@@ -254,7 +254,7 @@ def updated_on_dead(*, garbage: bool, obey: bool = True) -> tuple[dict[str, floa
         rollout.agent_skills[dead] = (rollout.agent_skills[dead] + 1) % 3
     if not obey:
         rollout = rollout._replace(alive=None)
-    metrics = player.agent.discriminators.update(rollout, generator(1))
+    metrics = read(player.agent.discriminators.update(rollout, generator(1)))
     return metrics, list(player.agent.networks.individual_discriminator.parameters())
 
 
@@ -279,7 +279,8 @@ def test_a_bad_observation_stops_before_the_step() -> None:
     rollout = full_round(player)
     rollout.next_state[...] = float("nan")
     before = [x.detach().clone() for x in player.agent.networks.team_discriminator.parameters()]
+    player.agent.discriminators.update(rollout, generator())
     with pytest.raises(TrainingError, match="team discriminator's loss is nan"):
-        player.agent.discriminators.update(rollout, generator())
+        read({}, [player.agent.discriminators.team_learner])
     after = player.agent.networks.team_discriminator.parameters()
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))

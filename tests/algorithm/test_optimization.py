@@ -6,7 +6,14 @@ import pytest
 import torch
 from torch import nn
 
-from hmasd.algorithm.optimization import Learner, Means, TrainingError, in_parts, slices
+from hmasd.algorithm.optimization import (
+    Learner,
+    Means,
+    TrainingError,
+    in_parts,
+    read,
+    slices,
+)
 from hmasd.config import Config
 from hmasd.kernels import build
 
@@ -26,7 +33,7 @@ def test_first_adam_step_by_hand() -> None:
     """Adam's first step moves each weight by lr · g / (|g| + eps)."""
     toy = learner()
     step(toy, (toy.network.weight * torch.tensor([[3.0, -4.0]])).sum())
-    assert toy.check() == pytest.approx(5.0)
+    assert float(toy.mean_norm()) == pytest.approx(5.0)
     assert toy.network.weight[0].tolist() == pytest.approx([0.9, 1.1], abs=1e-5)
 
 
@@ -35,7 +42,7 @@ def test_gradient_is_clipped_to_its_norm(max_norm: float, expected: list[float])
     """The norm that is returned is the one before clipping."""
     toy = learner(max_norm)
     step(toy, (toy.network.weight * torch.tensor([[3.0, -4.0]])).sum())
-    assert toy.check() == pytest.approx(5.0)
+    assert float(toy.mean_norm()) == pytest.approx(5.0)
     assert toy.network.weight.grad[0].tolist() == pytest.approx(expected, rel=1e-4)
 
 
@@ -43,7 +50,7 @@ def test_gradients_do_not_add_up_over_steps() -> None:
     toy = learner()
     for _ in range(3):
         step(toy, (toy.network.weight * torch.tensor([[3.0, -4.0]])).sum())
-    assert toy.check() == pytest.approx(5.0)
+    assert float(toy.mean_norm()) == pytest.approx(5.0)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
@@ -69,17 +76,17 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(
     for name, value in toy.state_dict()["state"][0].items():
         assert torch.equal(value, moments[name])
     with pytest.raises(TrainingError, match=f"toy net's {where}.* is (nan|inf)"):
-        toy.check()
+        read({}, [toy])
 
 
 def test_the_next_update_starts_anew_after_an_error() -> None:
     toy = learner()
     step(toy, toy.network.weight.sum() * float("nan"))
     with pytest.raises(TrainingError):
-        toy.check()
+        read({}, [toy])
     before = toy.network.weight.detach().clone()
     step(toy, toy.network.weight.square().sum())
-    toy.check()
+    read({}, [toy])
     assert not torch.equal(toy.network.weight, before)
 
 
@@ -88,7 +95,7 @@ def test_a_loss_in_parts_steps_like_the_whole() -> None:
     step(whole, (whole.network.weight * torch.tensor([[3.0, -4.0]])).sum())
     weight = parts.network.weight
     parts.step([((weight * torch.tensor([[4.0, 0.0]])).sum(), 0.75), (-8 * weight[0, 1], 0.5)])
-    assert whole.check() == parts.check() == 5.0
+    assert whole.mean_norm() == parts.mean_norm() == 5.0
     assert torch.equal(parts.network.weight, whole.network.weight)
 
 
@@ -126,3 +133,22 @@ def test_means_by_hand() -> None:
     means.add(1.0, loss=torch.tensor(1.0, requires_grad=True), kl=torch.tensor(0.5))
     means.add(3.0, loss=torch.tensor(5.0), kl=torch.tensor(0.5))
     assert means.result("low") == {"low/loss": 4.0, "low/kl": 0.5}
+
+
+def test_metrics_are_read_together_and_in_place() -> None:
+    toy = learner()
+    step(toy, toy.network.weight.square().sum())
+    read_once = read({"a": torch.tensor(0.25), "b": 3.0, "c": torch.tensor(-1.5).double()}, [toy])
+    assert read_once == {"a": 0.25, "b": 3.0, "c": -1.5}
+    assert all(type(x) is float for x in read_once.values())
+    assert toy.told() == {}, "an update's steps are looked at once"
+    assert read({}) == {}
+
+
+def test_the_first_number_that_is_not_finite_is_named() -> None:
+    fine, broken = learner(), learner()
+    step(fine, fine.network.weight.square().sum())
+    step(broken, broken.network.weight.square().sum())
+    step(broken, broken.network.weight.sum() * float("inf"))
+    with pytest.raises(TrainingError, match="toy net's loss is inf"):
+        read({"kl": torch.tensor(0.5)}, [fine, broken])
