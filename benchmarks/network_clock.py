@@ -23,6 +23,7 @@ class NetworkClock:
     def __init__(self, agent: HMASDAgent) -> None:
         """Listen to the agent's networks and optimizers."""
         self.seconds: dict[str, float] = defaultdict(float)
+        self._on_gpu = agent.device.type == "cuda"
         self._running: str | None = None
         self._since = 0.0
         nets = agent.networks
@@ -58,6 +59,8 @@ class NetworkClock:
         first.register_forward_pre_hook(forward_begins)
 
     def _switch(self, name: str | None) -> None:
+        if self._on_gpu:  # whose queue would otherwise be charged to whoever waits for it
+            torch.cuda.synchronize()
         now = time.perf_counter()
         if self._running is not None:
             self.seconds[self._running] += now - self._since

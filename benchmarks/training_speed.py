@@ -41,6 +41,8 @@ from hmasd.training.memory import keep_freed_memory
 def train(config: Config, warm_up: int, rounds: int) -> tuple[Trainer, list[dict[str, float]]]:
     """Train; the trainer, and the metrics of the rounds that count, networks' seconds included."""
     torch.set_num_threads(config.threads)
+    torch.set_float32_matmul_precision(config.matmul_precision)
+    torch.backends.cudnn.allow_tf32 = config.matmul_precision != "highest"
     keep_freed_memory()
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         trainer = Trainer(
@@ -84,6 +86,7 @@ def summarize(config: Config, trainer: Trainer, rows: list[dict[str, float]]) ->
     rate = sum(sum(w.values()) for w in work) / update / 1e9
     return {
         "env": config.env,
+        "device": config.device,
         "threads": config.threads,
         "rounds": len(rows),
         "steps_per_round": config.batch_size,
@@ -110,6 +113,7 @@ def summarize(config: Config, trainer: Trainer, rows: list[dict[str, float]]) ->
 
 def describe(config: Config, figures: dict[str, Any]) -> str:
     """The figures as a few lines."""
+    on_cpu = config.device == "cpu"
     lines = [
         f"{config.env}, hidden {config.hidden_size}: {config.num_envs} envs x "
         f"{config.rollout_length} steps, {config.discoverer_epochs} epochs, "
@@ -125,8 +129,12 @@ def describe(config: Config, figures: dict[str, Any]) -> str:
     for name, network in figures["networks"].items():
         lines.append(
             f"{'  ' + name:26}{1e3 * network['seconds']:10.1f} ms"
-            f"   {network['gflops']:6.1f} GFLOP/s = {network['share']:.0%} of the limit"
+            f"   {network['gflops']:6.1f} GFLOP/s"
+            + (f" = {network['share']:.0%} of the limit" if on_cpu else "")
         )
+    if not on_cpu:  # the limit is the processor's
+        lines.append(f"update's products {figures['gflops']:.1f} GFLOP/s on {config.device}")
+        return "\n".join(lines)
     lines.append(
         f"update's products {figures['gflops']:.1f} GFLOP/s = {figures['share']:.0%} of the limit "
         f"of {figures['limit_gflops']:.0f}, at which it would do "
