@@ -384,15 +384,23 @@ class HMASDAgent:
         """Go on exactly from `state_dict`; the settings it was made with make errors clearer.
 
         Raises:
-            CheckpointError: a parameter has another shape than this configuration asks for.
+            CheckpointError: a parameter has another shape than this configuration asks for, or the
+                random generators are another kind of device's.
         """
+        generators = state["generators"]
+        if any(generators[k].shape != g.get_state().shape for k, g in self.generators.items()):
+            raise checkpoint.CheckpointError(
+                "the checkpoint's random generators are of another kind of device than --device "
+                f"{self.config.device}: training goes on on the kind it began on (--eval-only can "
+                "be done on any)"
+            )
         checkpoint.load_module(
             "networks", self.networks, state["networks"], saved_settings, asdict(self.config)
         )
         for learner in self._learners:
             learner.load_state_dict(state["optimizers"][learner.name])
         for name, generator in self.generators.items():
-            generator.set_state(state["generators"][name])
+            generator.set_state(generators[name])
         self.gate.load_state_dict(state["gate"])
         self.discoverer.noise_scale.load_state_dict(state["noise_scale"])
         self.coordinator_version = state["coordinator_version"]

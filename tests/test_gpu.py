@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from hmasd.agent import HMASDAgent
 from hmasd.algorithm import optimization
 from hmasd.algorithm.optimization import Learner
-from hmasd.checkpoint import on_device
+from hmasd.checkpoint import CheckpointError, on_device
 from hmasd.config import Config
 from hmasd.envs.base import BatchedEnv
 from hmasd.kernels import build
@@ -206,6 +206,19 @@ def test_a_checkpoint_is_taken_apart_by_the_same_list() -> None:
         assert {k for k, x in part.items() if not x.is_meta} == HOST_FIELDS & set(part)
     assert all(x.is_meta for x in state["discriminator_pairs"]["memory"].values())
     assert state["critic_hidden"].is_meta
+
+
+def test_a_run_of_another_kind_of_device_is_refused_and_nothing_is_changed() -> None:
+    """A GPU's generator has another state: 16 bytes, where the host's has 5,056."""
+    player = Player(SMALL, Counter(4))
+    agent = player.agent
+    player.collect()
+    elsewhere = agent.state_dict()
+    elsewhere["generators"] = {k: torch.zeros(16, dtype=torch.uint8) for k in agent.generators}
+    elsewhere["env_steps"] = 7
+    with pytest.raises(CheckpointError, match="another kind of device than --device cpu"):
+        agent.load_state_dict(elsewhere)
+    assert agent.env_steps == SMALL.batch_size
 
 
 # --- backward, which the fake GPU cannot run ------------------------------------------------------
