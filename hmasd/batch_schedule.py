@@ -17,21 +17,21 @@ class Rounds(NamedTuple):
 def next_batch_size(config: Config, current: int, env_steps: int, noise_scale: float | None) -> int:
     """Samples of the round that begins now: batch_size times 1 to max_batch_factor.
 
+    A round is never smaller than the one before, also where a run goes on with other settings.
+
     Args:
         config: `batch_schedule` decides; 'constant' leaves the round as it is.
         current: samples of the round before.
         env_steps: taken so far. 'linear': of total_steps, each size has an equal share.
         noise_scale: in samples; None: not known well enough. 'noise': the round is the largest that
-            is not above it, and never smaller than the one before.
+            is not above it.
     """
-    most = config.max_batch_factor
+    factor, most = 1, config.max_batch_factor
     if config.batch_schedule == "linear":
         factor = min(1 + env_steps * most // config.total_steps, most)
-        return factor * config.batch_size
-    if config.batch_schedule == "noise" and noise_scale is not None:
+    elif config.batch_schedule == "noise" and noise_scale is not None:
         factor = int(min(noise_scale / config.batch_size, most))
-        return max(current, factor * config.batch_size)
-    return current
+    return max(current, factor * config.batch_size)
 
 
 def planned_rounds(config: Config) -> list[Rounds]:

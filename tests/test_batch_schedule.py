@@ -39,6 +39,10 @@ def test_linear_gives_each_size_an_equal_share_of_the_steps(env_steps: int, size
     assert LINEAR.largest_batch_size == 4096
 
 
+def test_a_run_that_goes_on_for_more_steps_keeps_its_round() -> None:
+    assert next_batch_size(LINEAR, 4096, 250_000, None) == 4096
+
+
 @pytest.mark.parametrize(
     ("current", "noise_scale", "size"),
     [
