@@ -52,6 +52,11 @@ class Child:
         """Its process number."""
         return self._process.pid
 
+    @property
+    def is_running(self) -> bool:
+        """Whether it has not ended by itself."""
+        return self._process.poll() is None
+
     def read_output(self) -> bool:
         """Take some of what it printed; returns whether more can come."""
         if self._is_over:

@@ -258,6 +258,19 @@ def test_a_killed_evaluator_is_replaced(played: Played, caplog: pytest.LogCaptur
     assert f"at 12 env steps is lost: its process {first} was ended by signal 9" in caplog.text
 
 
+def test_an_evaluator_killed_while_it_plays_nothing_loses_nothing(
+    played: Played, caplog: pytest.LogCaptureFixture
+) -> None:
+    played.look()
+    first = played.pid
+    os.kill(first, signal.SIGKILL)
+    os.waitid(os.P_PID, first, os.WEXITED | os.WNOWAIT)
+    played.evaluator.begin(played.train())
+    played.look_until(lambda: played.evaluated == [12])
+    assert played.last["time/evaluations_lost"] == 0
+    assert f"playing nothing: process {first} was ended by signal 9" in caplog.text
+
+
 def test_an_evaluator_that_hangs_is_killed(
     walk: Config, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
