@@ -69,7 +69,7 @@ def parse() -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--measure", action="store_true", help="measure the constants")
     parser.add_argument("--out", type=Path, default=Path("scaling"), help="without suffix")
     parser.add_argument("--ranks", type=int, nargs="+", default=list(RANKS))
-    parser.add_argument("--small", type=float, default=80.0, help="small reductions per round")
+    parser.add_argument("--small", type=float, default=40.0, help="small reductions per round")
     parser.add_argument("--hop-us", type=float, help="a link of your own: latency of a hop, us")
     parser.add_argument("--gigabytes", type=float, default=1.25, help="its bandwidth, GB/s")
     parser.add_argument("--algorithm", choices=["ring", "tree"], default="ring")
@@ -140,9 +140,15 @@ def networks_of(agent: Any, rows: list[dict[str, float]]) -> list[Network]:
 
 
 def line(x: Any, y: Any) -> tuple[float, float]:
-    """Where the straight line through the points begins, and its slope; neither below 0."""
+    """Where the straight line through the points begins, and its slope; neither below 0.
+
+    A cost cannot be negative: a line that falls is taken as flat, one that begins below 0 as one
+    through 0.
+    """
     slope, start = np.polyfit(np.asarray(x, float), np.asarray(y, float), 1)
-    if start < 0:  # through the origin instead: a fixed cost cannot be negative
+    if slope < 0:
+        slope, start = 0.0, float(np.mean(y))
+    elif start < 0:
         slope, start = float(np.dot(x, y) / np.dot(x, x)), 0.0
     return float(start), float(slope)
 

@@ -147,6 +147,7 @@ def test_a_line_finds_fixed_and_growing_cost() -> None:
     assert scaling.line([8, 32], [3 + 8 * 0.5, 3 + 32 * 0.5]) == pytest.approx((3, 0.5))
     start, slope = scaling.line([1, 2], [1.0, 3.0])  # would begin at -1
     assert start == 0 and slope == pytest.approx(7 / 5)
+    assert scaling.line([1, 2], [3.0, 1.0]) == (2, 0)
 
 
 def test_two_processes_really_reduce() -> None:
