@@ -29,6 +29,7 @@ from benchmarks import machine  # before numpy
 import matplotlib as mpl
 import numpy as np
 import torch
+from matplotlib.ticker import FixedLocator, PercentFormatter, StrMethodFormatter
 from torch import distributed, multiprocessing
 
 from benchmarks.scaling_model import (
@@ -239,7 +240,7 @@ def table(costs: Costs, links: list[Link], config: Config, ranks: list[int]) -> 
 
 
 def draw(costs: Costs, links: list[Link], config: Config, ranks: list[int], path: Path) -> None:
-    """Above: where a round's time goes, weak scaling; below: the rates of weak and strong."""
+    """Above: shares of a round's time, weak scaling; below: the rates of weak and strong."""
     mpl.use("Agg")
     from matplotlib import pyplot
 
@@ -249,9 +250,9 @@ def draw(costs: Costs, links: list[Link], config: Config, ranks: list[int], path
         for column, link in enumerate(links):
             _draw_parts(rows[0][column], costs, link, config, ranks)
             _draw_rates(rows[1][column], costs, link, config, ranks)
-        rows[0][0].set_ylabel("ms of a round, each rank with the envs of one")
+        rows[0][0].set_ylabel("share of a round, each rank with the envs of one")
         rows[1][0].set_ylabel("env steps per second")
-        rows[0][0].legend(fontsize=8, loc="upper left")
+        rows[0][-1].legend(fontsize=8, loc="lower left", frameon=True)
         rows[1][0].legend(fontsize=8, loc="upper left")
         figure.tight_layout()
         figure.savefig(path, dpi=110)
@@ -260,12 +261,13 @@ def draw(costs: Costs, links: list[Link], config: Config, ranks: list[int], path
 
 def _draw_parts(plot: Any, costs: Costs, link: Link, config: Config, ranks: list[int]) -> None:
     found = [weak(costs, link, config, number, inline=True) for number in ranks]
-    parts = [[1e3 * getattr(x, name) for x in found] for name in PARTS]
+    parts = [[getattr(x, name) / sum(x) for x in found] for name in PARTS]
     labels = [*list(PARTS)[:-1], "evaluate, if inline"]
     plot.stackplot(ranks, parts, colors=list(PARTS.values()), labels=labels)
     plot.set_title(link.name, fontsize=9)
-    plot.set_xscale("log", base=2)
-    plot.set_xlim(min(ranks), max(ranks))
+    plot.set_ylim(0, 1)
+    plot.yaxis.set_major_formatter(PercentFormatter(1.0))
+    _rank_axis(plot, ranks)
 
 
 def _draw_rates(plot: Any, costs: Costs, link: Link, config: Config, ranks: list[int]) -> None:
@@ -282,9 +284,16 @@ def _draw_rates(plot: Any, costs: Costs, link: Link, config: Config, ranks: list
     rates = [config.batch_size / sum(strong(costs, link, config, number)) for number in few]
     label = f"strong: {config.num_envs} envs in all"
     plot.plot(few, rates, "s-", color=COLOURS[1], label=label, markersize=4)
-    plot.set_xscale("log", base=2)
     plot.set_yscale("log")
     plot.set_xlabel("ranks")
+    _rank_axis(plot, ranks)
+
+
+def _rank_axis(plot: Any, ranks: list[int]) -> None:
+    plot.set_xscale("log", base=2)
+    plot.set_xlim(min(ranks), max(ranks))
+    plot.xaxis.set_major_locator(FixedLocator(ranks[::2]))
+    plot.xaxis.set_major_formatter(StrMethodFormatter("{x:.0f}"))
 
 
 def main() -> None:
