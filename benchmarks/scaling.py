@@ -6,7 +6,8 @@
 
 --measure trains on this machine (one thread, two sizes of round) and reduces between two processes
 (gloo); it writes OUT.json. Without it OUT.json is read. All other flags are those of
-train_sync_enhanced.py, for the run to measure. The model is benchmarks/scaling_model.py.
+train_sync_enhanced.py, for the run to measure. A link of your own is not drawn.
+The model is benchmarks/scaling_model.py.
 """
 
 from __future__ import annotations
@@ -306,7 +307,8 @@ def main() -> None:
     constants = json.loads(source.read_text())
     costs, links = costs_of(constants, args.small), links_of(args, constants)
     print(table(costs, links, config, args.ranks))
-    draw(costs, links, config, args.ranks, args.out.with_suffix(".png"))
+    if args.hop_us is None:
+        draw(costs, links, config, args.ranks, args.out.with_suffix(".png"))
 
 
 if __name__ == "__main__":

@@ -250,9 +250,14 @@ class Player:
         asked, self._requests = os.pipe()
         self._answers, told = os.pipe()
         os.set_blocking(self._answers, False)
-        self._child = Child(PROGRAM, asked, told)
-        os.close(asked)
-        os.close(told)
+        try:
+            self._child = Child(PROGRAM, asked, told)
+        except OSError:
+            self._close()
+            raise
+        finally:
+            os.close(asked)
+            os.close(told)
         self._text = b""
 
     @property
@@ -310,5 +315,8 @@ class Player:
     def end(self) -> None:
         """Kill it; once."""
         self._child.end(0.0)
+        self._close()
+
+    def _close(self) -> None:
         os.close(self._requests)
         os.close(self._answers)

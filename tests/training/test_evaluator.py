@@ -304,14 +304,16 @@ def test_a_stop_does_not_wait_for_a_stopped_evaluator(
 def test_a_machine_that_starts_no_process_loses_the_evaluation(
     played: Played, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def refuse() -> None:
+    def refuse(*words: Any, **settings: Any) -> None:
         raise OSError("Cannot allocate memory")
 
-    monkeypatch.setattr("hmasd.training.evaluator.Player", refuse)
+    monkeypatch.setattr("hmasd.processes.subprocess.Popen", refuse)
+    before = len(os.listdir("/proc/self/fd"))
     played.evaluator.begin(played.train())
     played.look()
     assert played.last == {"time/evaluations_waiting": 0, "time/evaluations_lost": 1}
     assert "no process can be started for it: Cannot allocate memory" in caplog.text
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 # --- the program as it is started -----------------------------------------------------------------
