@@ -65,8 +65,8 @@ GUIDE_TAGS = [
 SHELL_WORDS = {"do", "done", "then", "else", "fi", "time", "nohup"}
 FOREIGN_PROGRAMS = {"cd", ".", "source", "kill", "wait"}
 FOREIGN_MODULES = {"pytest", "pip", "venv"}
-FOREIGN_FLAGS = {"logdir", "upgrade", "depth", "recursive"} | {  # of sbatch
-    *("nodes", "cpus-per-task", "gpus-per-node", "test-only"),
+FOREIGN_FLAGS = {"logdir", "upgrade", "depth", "recursive"} | {  # of sbatch and torchrun
+    *("nodes", "cpus-per-task", "gpus-per-node", "max-restarts"),
 }
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
