@@ -66,7 +66,7 @@ SHELL_WORDS = {"do", "done", "then", "else", "fi", "time", "nohup"}
 FOREIGN_PROGRAMS = {"cd", ".", "source", "kill", "wait"}
 FOREIGN_MODULES = {"pytest", "pip", "venv"}
 FOREIGN_FLAGS = {"logdir", "upgrade", "depth", "recursive"} | {  # of sbatch and torchrun
-    *("nodes", "cpus-per-task", "gpus-per-node", "max-restarts"),
+    *("nodes", "cpus-per-task", "gpus-per-node", "max-restarts", "signal"),
 }
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -326,9 +326,8 @@ def test_no_evaluator_outlives_its_training(
     """The terminal sends SIGINT to the whole foreground group; SIGKILL leaves no time to end it."""
     endless = dataclasses.replace(walk, total_steps=10_000_000, eval_episodes=3000)
     process = start(endless)
-    end = time.monotonic() + PATIENCE
-    while time.monotonic() < end and not children(process.pid):
-        time.sleep(0.05)
+    assert process.stdout is not None
+    next(line for line in iter(process.stdout.readline, "") if line.startswith("update"))
     (evaluator,) = children(process.pid)
     os.killpg(process.pid, number)
     _, errors = process.communicate(timeout=PATIENCE)
