@@ -30,20 +30,29 @@ class Child:
     """
 
     def __init__(self, module: str, *descriptors: int) -> None:
-        """Start it; it inherits the descriptors, and is told them and this process's number."""
+        """Start it; it inherits the descriptors, and is told them and this process's number.
+
+        Raises:
+            OSError: No process can be started.
+        """
         path = [entry or os.getcwd() for entry in sys.path]
         self.output, printing = os.pipe()
         os.set_blocking(self.output, False)
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", module, *map(str, (*descriptors, os.getpid()))],
-            stdin=subprocess.DEVNULL,
-            stdout=printing,
-            stderr=printing,
-            pass_fds=descriptors,
-            env={"OMP_NUM_THREADS": "1", **os.environ, "PYTHONPATH": os.pathsep.join(path)},
-            start_new_session=True,  # the terminal's Ctrl-C is for the parent
-        )
-        os.close(printing)
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", module, *map(str, (*descriptors, os.getpid()))],
+                stdin=subprocess.DEVNULL,
+                stdout=printing,
+                stderr=printing,
+                pass_fds=descriptors,
+                env={"OMP_NUM_THREADS": "1", **os.environ, "PYTHONPATH": os.pathsep.join(path)},
+                start_new_session=True,  # the terminal's Ctrl-C is for the parent
+            )
+        except OSError:
+            os.close(self.output)
+            raise
+        finally:
+            os.close(printing)
         self._printed = b""
         self._is_over = False
 
@@ -51,6 +60,11 @@ class Child:
     def pid(self) -> int:
         """Its process number."""
         return self._process.pid
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it has not ended by itself."""
+        return self._process.poll() is None
 
     def read_output(self) -> bool:
         """Take some of what it printed; returns whether more can come."""

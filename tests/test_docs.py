@@ -65,7 +65,9 @@ GUIDE_TAGS = [
 SHELL_WORDS = {"do", "done", "then", "else", "fi", "time", "nohup"}
 FOREIGN_PROGRAMS = {"cd", ".", "source", "kill", "wait"}
 FOREIGN_MODULES = {"pytest", "pip", "venv"}
-FOREIGN_FLAGS = {"logdir", "upgrade", "depth", "recursive"}
+FOREIGN_FLAGS = {"logdir", "upgrade", "depth", "recursive"} | {  # of sbatch and torchrun
+    *("nodes", "cpus-per-task", "gpus-per-node", "max-restarts", "signal"),
+}
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
@@ -125,6 +127,10 @@ def check_command(words):
         check_pip(rest)
     elif program == "hmasd":
         check_hmasd(rest)
+    elif program == "sbatch":
+        check_sbatch(rest)
+    elif program == "kubectl":
+        demand(any((ROOT / word).is_file() for word in rest) or rest[0] == "logs", words)
     elif program == "tensorboard":
         demand(rest[:1] == ["--logdir"] and len(rest) > 1, words)
     elif program == "git":
@@ -190,6 +196,13 @@ def check_program(file, words):
     demand(not unknown, [str(file), *words])
 
 
+def check_sbatch(words):
+    """Slurm's own flags, the script, and flags of training."""
+    script = next((i for i, word in enumerate(words) if word.endswith(".sh")), None)
+    demand(script is not None and (ROOT / words[script]).is_file(), ["sbatch", *words])
+    check_training(words[script + 1 :])
+
+
 def check_make(words):
     for word in words:
         name, equals, value = word.partition("=")
@@ -253,6 +266,9 @@ def test_every_command_is_known(page, no_files, monkeypatch):
         "make train SEED=3",
         "pip install -r requirements.txt",
         "tensorboard tf-logs/",
+        "sbatch clusters/slurm.sh --num-env 4",
+        "sbatch --nodes 2 clusters/pbs.sh --num-envs 4",
+        "kubectl apply -f clusters/job.yaml",
         "for seed in one two; do python train_sync_enhanced.py --seed $seed; done",
         "cd hmasd && hmasd-train --fast",
         "hmasd teach",

@@ -12,9 +12,14 @@ import json
 import os
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hmasd.processes import die_with, leave_signals_to_the_parent, tell_where_it_hangs
+
+if TYPE_CHECKING:
+    from hmasd.training.evaluation import Evaluation
 
 NICENESS = 10  # a tenth of a processor where others want all of it, all of it where none does
 
@@ -26,9 +31,11 @@ def main(argv: list[str]) -> None:
     die_with(parent)
     leave_signals_to_the_parent()
     give_way()
+    from hmasd.training.evaluation import evaluate_policy  # torch, at low priority already
+
     with os.fdopen(requests) as asked, os.fdopen(answers, "w") as told:
         for line in asked:
-            told.write(_answer(Path(json.loads(line))) + "\n")
+            told.write(_answer(evaluate_policy, Path(json.loads(line))) + "\n")
             told.flush()
 
 
@@ -43,12 +50,10 @@ def give_way() -> None:
         Path("/proc/self/autogroup").write_text(str(NICENESS))
 
 
-def _answer(path: Path) -> str:
+def _answer(evaluate: Callable[[Path], Evaluation], path: Path) -> str:
     """Play what a file holds; what fails is told, and the next file may do better."""
-    from hmasd.training.evaluation import evaluate_policy  # torch, at low priority already
-
     try:
-        return json.dumps(evaluate_policy(path)._asdict(), allow_nan=False)
+        return json.dumps(evaluate(path)._asdict(), allow_nan=False)
     except Exception as error:
         what = f"{type(error).__name__}: {error}\n\n{traceback.format_exc()}"
         return json.dumps({"failure": what})

@@ -73,7 +73,7 @@ def make_evaluator(
 ) -> Evaluator:
     """The evaluator that `eval_mode` asks for; waiting: `waiting_policies`."""
     folder = run_dir / "pending"
-    if config.eval_mode == "process":
+    if config.eval_mode == "process" and config.eval_interval > 0:
         return ProcessEvaluator(folder, metrics_log, waiting, config.eval_timeout)
     for env_steps in waiting:
         path = policy_path(folder, env_steps)
@@ -118,7 +118,7 @@ class ProcessEvaluator:
     def __init__(
         self, folder: Path, metrics_log: MetricsLog, waiting: Iterable[int], timeout: float
     ) -> None:
-        """The process is started when it is needed.
+        """The process is started with the first look, to be ready for the first evaluation.
 
         Args:
             folder: where the policy files lie.
@@ -151,8 +151,8 @@ class ProcessEvaluator:
         """Write the result that has arrived, give up one that never will; see `Evaluator`."""
         if self._playing is not None:
             self._hear(self._playing, env_steps)
-        if self._playing is None and self._waiting:
-            self._play(self._waiting.popleft())
+        if self._playing is None:
+            self._play_next()
         return {
             "time/evaluations_waiting": float(self._num_pending),
             "time/evaluations_lost": float(self._lost),
@@ -187,15 +187,21 @@ class ProcessEvaluator:
     def _num_pending(self) -> int:
         return len(self._waiting) + (self._playing is not None)
 
-    def _play(self, env_steps: int) -> None:
-        """Ask for an evaluation."""
+    def _play_next(self) -> None:
+        """Have a living process, and ask it for the next evaluation if one waits."""
+        if self._player is not None and not self._player.is_running:
+            logger.warning("the evaluator, playing nothing: process %s", self._player.death())
+            self._player = None
         try:
             self._player = self._player or Player()
         except OSError as error:  # no memory, or no more processes allowed
-            self._lose(env_steps, f"is lost: no process can be started for it: {error}")
+            if self._waiting:
+                what = f"is lost: no process can be started for it: {error}"
+                self._lose(self._waiting.popleft(), what)
             return
-        self._player.ask(policy_path(self._folder, env_steps))
-        self._playing, self._began = env_steps, time.monotonic()
+        if self._waiting:
+            self._playing, self._began = self._waiting.popleft(), time.monotonic()
+            self._player.ask(policy_path(self._folder, self._playing))
 
     def _hear(self, playing: int, env_steps: int) -> None:
         """Take the answer, if there is one, or find out that there will be none."""
@@ -204,7 +210,7 @@ class ProcessEvaluator:
         try:
             answer = self._player.answer()
         except EOFError:
-            self._lose(playing, self._player.death())
+            self._lose(playing, f"is lost: its process {self._player.death()}")
             self._player = None
             return
         if answer is None and took <= self._timeout:
@@ -244,15 +250,25 @@ class Player:
         asked, self._requests = os.pipe()
         self._answers, told = os.pipe()
         os.set_blocking(self._answers, False)
-        self._child = Child(PROGRAM, asked, told)
-        os.close(asked)
-        os.close(told)
+        try:
+            self._child = Child(PROGRAM, asked, told)
+        except OSError:
+            self._close()
+            raise
+        finally:
+            os.close(asked)
+            os.close(told)
         self._text = b""
 
     @property
     def pid(self) -> int:
         """Its process number."""
         return self._child.pid
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it has not ended by itself."""
+        return self._child.is_running
 
     def ask(self, path: Path) -> None:
         """Let it play a policy file; that a dead one does not hear is found with its answer."""
@@ -285,7 +301,7 @@ class Player:
         """What is known of its end."""
         how = self._child.how_it_ended()
         self.end()
-        return f"is lost: its process {self.pid} {how}{self._child.last_output()}"
+        return f"{self.pid} {how}{self._child.last_output()}"
 
     def hang(self, timeout: float) -> str:
         """Kill it for giving no answer; returns what happened, with the lines where it hangs."""
@@ -299,5 +315,8 @@ class Player:
     def end(self) -> None:
         """Kill it; once."""
         self._child.end(0.0)
+        self._close()
+
+    def _close(self) -> None:
         os.close(self._requests)
         os.close(self._answers)

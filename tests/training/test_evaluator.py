@@ -258,6 +258,19 @@ def test_a_killed_evaluator_is_replaced(played: Played, caplog: pytest.LogCaptur
     assert f"at 12 env steps is lost: its process {first} was ended by signal 9" in caplog.text
 
 
+def test_an_evaluator_killed_while_it_plays_nothing_loses_nothing(
+    played: Played, caplog: pytest.LogCaptureFixture
+) -> None:
+    played.look()
+    first = played.pid
+    os.kill(first, signal.SIGKILL)
+    os.waitid(os.P_PID, first, os.WEXITED | os.WNOWAIT)
+    played.evaluator.begin(played.train())
+    played.look_until(lambda: played.evaluated == [12])
+    assert played.last["time/evaluations_lost"] == 0
+    assert f"playing nothing: process {first} was ended by signal 9" in caplog.text
+
+
 def test_an_evaluator_that_hangs_is_killed(
     walk: Config, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -291,14 +304,16 @@ def test_a_stop_does_not_wait_for_a_stopped_evaluator(
 def test_a_machine_that_starts_no_process_loses_the_evaluation(
     played: Played, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def refuse() -> None:
+    def refuse(*words: Any, **settings: Any) -> None:
         raise OSError("Cannot allocate memory")
 
-    monkeypatch.setattr("hmasd.training.evaluator.Player", refuse)
+    monkeypatch.setattr("hmasd.processes.subprocess.Popen", refuse)
+    before = len(os.listdir("/proc/self/fd"))
     played.evaluator.begin(played.train())
     played.look()
     assert played.last == {"time/evaluations_waiting": 0, "time/evaluations_lost": 1}
     assert "no process can be started for it: Cannot allocate memory" in caplog.text
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 # --- the program as it is started -----------------------------------------------------------------
@@ -311,9 +326,8 @@ def test_no_evaluator_outlives_its_training(
     """The terminal sends SIGINT to the whole foreground group; SIGKILL leaves no time to end it."""
     endless = dataclasses.replace(walk, total_steps=10_000_000, eval_episodes=3000)
     process = start(endless)
-    end = time.monotonic() + PATIENCE
-    while time.monotonic() < end and not children(process.pid):
-        time.sleep(0.05)
+    assert process.stdout is not None
+    next(line for line in iter(process.stdout.readline, "") if line.startswith("update"))
     (evaluator,) = children(process.pid)
     os.killpg(process.pid, number)
     _, errors = process.communicate(timeout=PATIENCE)
