@@ -114,10 +114,8 @@ class PettingZooTeam:
 
     def step(self, action: np.ndarray) -> SingleStep:
         """Play one step; the actions of agents that left are ignored."""
-        actions = {}
-        for name in self._env.agents:
-            number = self._number(name)
-            actions[name] = self._spaces.own_action(number, action[number])
+        own = self._spaces.own_actions(action)
+        actions = {name: own[self._number(name)] for name in self._env.agents}
         told = _told("step", _STEP, self._env.step(actions))
         observations, rewards, terminated, truncated, infos = told
         gone = {name for name in actions if terminated.get(name) or truncated.get(name)}
