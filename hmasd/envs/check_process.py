@@ -12,7 +12,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,6 +21,7 @@ from hmasd.envs.base import BatchedEnv
 from hmasd.envs.child_process import DONE, serve
 from hmasd.envs.contract import check_env, random_action
 from hmasd.envs.env_slice import RAISED, EnvError, told
+from hmasd.envs.messages import Messages
 from hmasd.envs.registry import env_problem, make_env
 from hmasd.envs.vector import SingleEnvBatch
 from hmasd.types import EnvOptions, EnvView
@@ -209,16 +209,16 @@ def _tell(play: Play, request: Request) -> list[str]:
     return [*seen, f"ok: no fault in {steps:,} env steps"]
 
 
-def _work(connection: Connection, words: list[str]) -> None:
+def _work(connection: Messages, words: list[str]) -> None:
     """Check what the parent asks for; words: none."""
 
     def send(answer: dict[str, Any]) -> None:
-        connection.send_bytes(DONE + json.dumps(answer).encode())
+        connection.send(DONE + json.dumps(answer).encode())
 
     def say(now: str, described: list[str]) -> None:
         send({"now": now, "told": described})
 
-    request = Request(*json.loads(connection.recv_bytes()))
+    request = Request(*json.loads(connection.receive()))
     send(check(request, say)._asdict())
 
 

@@ -9,14 +9,15 @@ import contextlib
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from multiprocessing import Pipe
 from typing import TypeVar
 
 from hmasd.envs.child_process import DONE, STACK_SIGNAL
+from hmasd.envs.messages import Messages
 
 _KEPT_OUTPUT = 4000  # bytes of what a child printed last
 _LONGEST_POLL = 1.0  # seconds
@@ -34,7 +35,8 @@ class Child:
     def __init__(self, module: str, *arguments: int, descriptors: Sequence[int] = ()) -> None:
         """Start `python -m module CONNECTION PARENT ARGUMENTS...`, which inherits descriptors."""
         self.answer = b""
-        self.connection, theirs = Pipe()
+        ours, theirs = socket.socketpair()
+        self.connection = Messages(ours)
         path = [entry or os.getcwd() for entry in sys.path]
         self.output, printing = os.pipe()
         os.set_blocking(self.output, False)
@@ -61,14 +63,14 @@ class Child:
     def send(self, text: str) -> None:
         """Tell it what to do; that a dead one does not hear is found when its answer is due."""
         try:
-            self.connection.send_bytes(text.encode())
+            self.connection.send(text.encode())
         except OSError:
             return
 
     def receive(self) -> str | None:
         """Take its answer; returns what happened if it is a failure."""
         try:
-            answer = self.connection.recv_bytes()
+            answer = self.connection.receive()
         except (EOFError, OSError):
             return self._death()
         self.answer = answer[1:]
@@ -145,21 +147,24 @@ def wait_for_answers(children: Sequence[AnyChild], timeout: float) -> dict[AnyCh
     Returns:
         What happened to those that failed; they are ended, but for those that could answer.
     """
+    failures: dict[AnyChild, str] = {}
     waiting = {child.connection.fileno(): child for child in children}
     printing = {child.output: child for child in children}
     poll = select.poll()
     for descriptor in (*waiting, *printing):
         poll.register(descriptor, select.POLLIN)
+    ready = [descriptor for descriptor, child in waiting.items() if child.connection.has_begun]
     left = timeout
-    failures: dict[AnyChild, str] = {}
     while waiting:
-        if left <= 0:
+        if not ready and left <= 0:
             return failures | {child: child.hang(timeout) for child in waiting.values()}
         start = time.monotonic()
-        ready = poll.poll(1000 * min(left, _LONGEST_POLL))
+        ready = ready or [
+            descriptor for descriptor, _ in poll.poll(1000 * min(left, _LONGEST_POLL))
+        ]
         # A parent that was stopped for an hour, by Ctrl-Z say, must not count that as waiting.
         left -= min(time.monotonic() - start, _LONGEST_POLL)
-        for descriptor, _ in ready:
+        for descriptor in ready:
             if descriptor in printing:
                 if not printing[descriptor].read_output():
                     poll.unregister(descriptor)
@@ -169,4 +174,5 @@ def wait_for_answers(children: Sequence[AnyChild], timeout: float) -> dict[AnyCh
             failure = child.receive()
             if failure is not None:
                 failures[child] = failure
+        ready = []
     return failures

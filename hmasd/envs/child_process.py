@@ -13,32 +13,33 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
-from multiprocessing.connection import Connection
+
+from hmasd.envs.messages import Messages
 
 DONE, FAILED = b"+", b"-"  # the first byte of an answer
 STACK_SIGNAL = signal.SIGUSR1  # makes a child print where it is
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
-def serve(argv: list[str], work: Callable[[Connection, list[str]], None]) -> None:
+def serve(argv: list[str], work: Callable[[Messages, list[str]], None]) -> None:
     """Do the work until the parent closes the connection; what it raises is told to the parent.
 
     Args:
         argv: the connection, the parent's process number, and more words for the work.
         work: gets the connection and these words.
     """
-    connection = Connection(int(argv[0]))
+    connection = Messages.of_descriptor(int(argv[0]))
     faulthandler.enable()
     faulthandler.register(STACK_SIGNAL)
     _die_with(int(argv[1]))
     _leave_signals_to_the_parent()
     try:
         work(connection, argv[2:])
-    except EOFError:
+    except (EOFError, ConnectionError):  # the parent is gone
         return
     except Exception as error:
         what = f"{type(error).__name__}: {error}\n\n{traceback.format_exc()}"
-        connection.send_bytes(FAILED + what.encode(errors="replace"))
+        connection.send(FAILED + what.encode(errors="replace"))
 
 
 def _die_with(parent: int) -> None:

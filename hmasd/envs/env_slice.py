@@ -274,7 +274,7 @@ class EnvSlice:
     def _put(self, row: int, field: str, given: object) -> None:
         """Write one value; numpy would stretch a smaller one silently."""
         array, shape = self._slots[field]
-        value = np.asarray(given)
+        value = given if type(given) is np.ndarray else np.asarray(given)
         if value.shape != shape or value.dtype.kind not in "fiub":
             raise self._error(
                 row,

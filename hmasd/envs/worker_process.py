@@ -19,7 +19,6 @@ import math
 import mmap
 import os
 import sys
-from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,6 +26,7 @@ from gymnasium.spaces import Box, Discrete, Space
 
 from hmasd.envs.child_process import DONE, serve
 from hmasd.envs.env_slice import BatchArrays, EnvSlice, GameSizes, array_shapes, rows, sizes_of
+from hmasd.envs.messages import Messages
 from hmasd.envs.single import SingleEnv
 
 _ALIGNMENT = 64  # bytes, a cache line: two workers never write to the same one
@@ -96,20 +96,20 @@ def decode_sizes(text: bytes) -> GameSizes:
     return GameSizes(action_space=made, **game | {"notes": tuple(game["notes"])})
 
 
-def _work(connection: Connection, words: list[str]) -> None:
+def _work(connection: Messages, words: list[str]) -> None:
     """Do what the parent says, one thing after the other; words: the shared file's descriptor."""
-    job = Job(**json.loads(connection.recv_bytes()))
+    job = Job(**json.loads(connection.receive()))
     games = [make_game(job.maker, job.options) for _ in range(job.first, job.stop)]
     game = sizes_of(games[0])
-    connection.send_bytes(DONE + encode_sizes(game))
-    connection.recv_bytes()
+    connection.send(DONE + encode_sizes(game))
+    connection.receive()
     arrays = map_arrays(int(words[0]), game, job.num_envs, job.episode_length)
     envs = EnvSlice(games, rows(arrays, job.first, job.stop), job.first)
-    connection.send_bytes(DONE)
+    connection.send(DONE)
     try:
         while True:
-            connection.send_bytes(DONE + _obey(envs, connection.recv_bytes().decode()))
-    except EOFError:
+            connection.send(DONE + _obey(envs, connection.receive().decode()))
+    except (EOFError, ConnectionError):
         envs.close()
 
 
