@@ -135,6 +135,7 @@ class EnvSlice:
         self.arrays = arrays
         self.first = first
         self._length = arrays.played.shape[1]  # L, the episode's limit
+        self._ends: dict[int, np.ndarray | None] = {}  # pictures of ends, in rows that are watched
         # Each field's array and the shape of one row of it, at hand for every step.
         self._slots = {
             field: (array, array.shape[1:])
@@ -144,6 +145,7 @@ class EnvSlice:
 
     def reset(self) -> None:
         """Start episode 0 of `arrays.seed` in every env."""
+        self._forget_ends()
         for row in range(len(self.envs)):
             self.arrays.episode[row] = 0
             self._start(row)
@@ -155,6 +157,7 @@ class EnvSlice:
         Raises:
             EnvError: an env raised, or returned what does not fit its sizes.
         """
+        self._forget_ends()
         steps = []
         for row, action in enumerate(self.arrays.action.copy()):  # a game may keep its own
             steps.append(self._play(row, action))
@@ -168,6 +171,7 @@ class EnvSlice:
         Raises:
             EnvError: an env raised, or an episode ended sooner than it did the first time.
         """
+        self._forget_ends()
         for row in range(len(self.envs)):
             steps = int(self.arrays.clock[row])
             self._start(row)
@@ -183,8 +187,13 @@ class EnvSlice:
                     )
 
     def render(self, row: int) -> np.ndarray:
-        """Picture of the env of one row: [height, width, 3] uint8."""
-        return self.envs[row].render()
+        """Picture of the env of one row as its last step left it: [height, width, 3] uint8.
+
+        From now on the row is watched: where an episode ends, its end is drawn before the next one
+        begins, and shown until the next step.
+        """
+        end = self._ends.setdefault(row, None)
+        return self.envs[row].render() if end is None else end
 
     def close(self) -> None:
         """Close all envs."""
@@ -226,8 +235,14 @@ class EnvSlice:
         ended = arrays.terminated | late
         np.copyto(arrays.success, arrays.success & ended)
         for row in np.flatnonzero(ended).tolist():
+            if row in self._ends:
+                self._ends[row] = np.array(self.envs[row].render())
             arrays.episode[row] += 1
             self._start(row)
+
+    def _forget_ends(self) -> None:
+        """The pictures of ended episodes are past; the rows are still watched."""
+        self._ends = dict.fromkeys(self._ends)
 
     def _show(self, row: int, view: SingleView) -> None:
         """Write what the env shows; its own arrays may change at once after that."""
