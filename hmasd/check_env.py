@@ -11,35 +11,14 @@ import contextlib
 import json
 import sys
 from collections.abc import Sequence
-from typing import NamedTuple
 
-from hmasd.envs.child import Child, wait_for_answers
+from hmasd.envs.check_request import Report, Request
+from hmasd.envs.player import Player, wait_for_answers
 from hmasd.envs.registry import env_names
 
 EXIT_FAULTS = 1
 EXIT_BAD_INPUT = 2
 _PROGRAM = "hmasd.envs.check_process"
-
-
-class Request(NamedTuple):
-    """What is to be checked."""
-
-    env: str
-    env_args: str = ""
-    team_reward: str = "sum"
-    num_envs: int = 3
-    steps: int = 300  # of each copy
-    episode_length: int = 100
-    seed: int = 1
-
-
-class Report(NamedTuple):
-    """What came of a check."""
-
-    problem: str | None = None  # with the request itself: nothing was checked
-    told: Sequence[str] = ()  # about the env
-    faults: Sequence[str] = ()
-    seen: Sequence[str] = ()  # about the play; only without faults
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -95,7 +74,7 @@ def check_apart(request: Request, timeout: float) -> Report:
             now, told = answer["now"], answer["told"]
 
 
-class _CheckProcess(Child):
+class _CheckProcess(Player):
     """The process that plays."""
 
     remedy = "raise --timeout if it may take that long"

@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 
 from hmasd import check_env
-from hmasd.check_env import Request
 from hmasd.envs import check_process
+from hmasd.envs.check_request import Request
 from hmasd.envs.single import SingleStep, SingleView
 from hmasd.types import EnvStep
 from tests.helpers.envs import Counter

@@ -16,12 +16,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from hmasd.check_env import Report, Request
 from hmasd.envs.base import BatchedEnv
-from hmasd.envs.child_process import DONE, serve
+from hmasd.envs.check_request import Report, Request
 from hmasd.envs.contract import check_env, random_action
 from hmasd.envs.env_slice import RAISED, EnvError, told
 from hmasd.envs.messages import Messages
+from hmasd.envs.player_process import DONE, serve
 from hmasd.envs.registry import env_problem, make_env
 from hmasd.envs.vector import SingleEnvBatch
 from hmasd.types import EnvOptions, EnvView

@@ -1,4 +1,4 @@
-"""One env worker as its parent sees it: a child process with rows of the shared arrays."""
+"""One env worker as its parent sees it: a process with rows of the shared arrays."""
 
 from __future__ import annotations
 
@@ -7,17 +7,19 @@ import json
 import numpy as np
 
 from hmasd.envs import worker_process
-from hmasd.envs.child import Child
 from hmasd.envs.env_slice import BatchArrays, last_actions, place
+from hmasd.envs.player import Player
 from hmasd.envs.worker_process import Job
 
 
-class Worker(Child):
-    """A child process that plays some of a batch's envs."""
+class Worker(Player):
+    """A process that plays some of a batch's envs."""
+
+    remedy = "raise --env-timeout if one step of its envs may take that long"
 
     def __init__(self, number: int, job: Job, memory: int) -> None:
         """Start it; its first answer is its game's sizes. memory: the shared file's descriptor."""
-        super().__init__(worker_process.__name__, memory, descriptors=(memory,))
+        super().__init__(worker_process.__name__, memory)
         self.number = number
         self.job = job
         self._rows: BatchArrays | None = None
@@ -33,11 +35,6 @@ class Worker(Child):
         """Remember where its envs are, to see later how far a step came."""
         assert self._rows is not None, "a worker that plays is watched"
         self._before[0], self._before[1] = self._rows.episode, self._rows.clock
-
-    @property
-    def remedy(self) -> str:
-        """The setting that gives it more time."""
-        return "raise --env-timeout if one step of its envs may take that long"
 
     def place(self) -> str:
         """Which env it was playing, and the actions, as far as the shared arrays tell."""

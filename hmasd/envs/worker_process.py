@@ -7,7 +7,7 @@ the script that started training. What parent and worker say to each other:
 * parent: `map`; worker: `+`, and from here on it reads and writes its rows of the shared arrays;
 * parent: `reset`, `step`, `replay` or `render ROW`; worker: `+` and a picture if there is one.
 
-How a failure is told, and how the worker ends, is in `hmasd.envs.child_process`.
+How a failure is told, and how the worker ends, is in `hmasd.envs.player_process`.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from gymnasium.spaces import Box, Discrete, Space
 
-from hmasd.envs.child_process import DONE, serve
 from hmasd.envs.env_slice import BatchArrays, EnvSlice, GameSizes, array_shapes, rows, sizes_of
 from hmasd.envs.messages import Messages
+from hmasd.envs.player_process import DONE, serve
 from hmasd.envs.single import SingleEnv
 
 _ALIGNMENT = 64  # bytes, a cache line: two workers never write to the same one

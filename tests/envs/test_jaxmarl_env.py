@@ -217,7 +217,7 @@ def test_names_what_it_cannot_play_or_make(battles: JaxMarlEnv) -> None:
         make_jaxmarl(1, 5, "overcooked", layout="ring")
     with pytest.raises(ValueError, match="num_envs is 0"):
         make_smax(0, 5, "3m")
-    with pytest.raises(RuntimeError, match="render.* before reset"):
+    with pytest.raises(RuntimeError, match=r"render\(\) before reset"):
         make_smax(1, 5, "3m").render()
     with pytest.raises(ValueError, match="no env 8 to draw"):
         battles.render(8)
