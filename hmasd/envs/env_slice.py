@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from gymnasium.spaces import Box, Discrete, Space
 
+from hmasd.envs.end_pictures import EndPictures
 from hmasd.envs.single import SingleEnv, SingleStep, SingleView
 
 RAISED = (Exception, SystemExit)  # a game that calls sys.exit() must not end what plays it
@@ -135,7 +136,7 @@ class EnvSlice:
         self.arrays = arrays
         self.first = first
         self._length = arrays.played.shape[1]  # L, the episode's limit
-        self._ends: dict[int, np.ndarray | None] = {}  # pictures of ends, in rows that are watched
+        self._ends = EndPictures()
         # Each field's array and the shape of one row of it, at hand for every step.
         self._slots = {
             field: (array, array.shape[1:])
@@ -145,7 +146,7 @@ class EnvSlice:
 
     def reset(self) -> None:
         """Start episode 0 of `arrays.seed` in every env."""
-        self._forget_ends()
+        self._ends.forget()
         for row in range(len(self.envs)):
             self.arrays.episode[row] = 0
             self._start(row)
@@ -157,7 +158,7 @@ class EnvSlice:
         Raises:
             EnvError: an env raised, or returned what does not fit its sizes.
         """
-        self._forget_ends()
+        self._ends.forget()
         steps = []
         for row, action in enumerate(self.arrays.action.copy()):  # a game may keep its own
             steps.append(self._play(row, action))
@@ -171,7 +172,7 @@ class EnvSlice:
         Raises:
             EnvError: an env raised, or an episode ended sooner than it did the first time.
         """
-        self._forget_ends()
+        self._ends.forget()
         for row in range(len(self.envs)):
             steps = int(self.arrays.clock[row])
             self._start(row)
@@ -187,13 +188,8 @@ class EnvSlice:
                     )
 
     def render(self, row: int) -> np.ndarray:
-        """Picture of the env of one row as its last step left it: [height, width, 3] uint8.
-
-        From now on the row is watched: where an episode ends, its end is drawn before the next one
-        begins, and shown until the next step.
-        """
-        end = self._ends.setdefault(row, None)
-        return self.envs[row].render() if end is None else end
+        """Picture of the env of one row as its last step left it: [height, width, 3] uint8."""
+        return self._ends.show(row, self._draw)
 
     def close(self) -> None:
         """Close all envs."""
@@ -234,15 +230,13 @@ class EnvSlice:
         np.copyto(arrays.truncated, late & ~arrays.terminated)
         ended = arrays.terminated | late
         np.copyto(arrays.success, arrays.success & ended)
+        self._ends.keep(ended, self._draw)
         for row in np.flatnonzero(ended).tolist():
-            if row in self._ends:
-                self._ends[row] = np.array(self.envs[row].render())
             arrays.episode[row] += 1
             self._start(row)
 
-    def _forget_ends(self) -> None:
-        """The pictures of ended episodes are past; the rows are still watched."""
-        self._ends = dict.fromkeys(self._ends)
+    def _draw(self, row: int) -> np.ndarray:
+        return self.envs[row].render()
 
     def _show(self, row: int, view: SingleView) -> None:
         """Write what the env shows; its own arrays may change at once after that."""
