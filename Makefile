@@ -1,6 +1,6 @@
 # make train [ARGS="--total-steps 100000"]   virtual environment, install, main job
 # make test                                  virtual environment, install, fast tests
-# make test-games                            the same for JaxMARL's and VMAS's games
+# make test-games                            the same for games that need more: JaxMARL, VMAS, ...
 PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin
@@ -18,7 +18,8 @@ test: install
 	$(RUN)/python -m pytest -n 2 $(ARGS)
 
 test-games: $(GAMES)/.installed
-	$(GAMES)/bin/python -m pytest -n 2 tests/envs/test_jaxmarl_env.py tests/envs/test_vmas_env.py $(ARGS)
+	$(GAMES)/bin/python -m pytest -n 2 tests/envs/test_jaxmarl_env.py tests/envs/test_vmas_env.py \
+		tests/envs/test_environments_of_others.py $(ARGS)
 
 test-slow: install
 	$(RUN)/python -m pytest -m slow $(ARGS)
@@ -52,5 +53,5 @@ $(GAMES)/.installed: $(VENV)/.installed
 	$(PYTHON) -m venv $(GAMES)
 	$(RUN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > "$$($(GAMES)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/first.pth"
 	sed 's/^gymnasium==.*/gymnasium<1.4/' constraints.txt > $(GAMES)/constraints.txt
-	$(GAMES)/bin/python -m pip install --quiet -c $(GAMES)/constraints.txt jaxmarl vmas pyglet
+	$(GAMES)/bin/python -m pip install --quiet -c $(GAMES)/constraints.txt jaxmarl vmas pyglet "pettingzoo[butterfly,sisl]"
 	@touch $@

@@ -11,6 +11,7 @@ import re
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -263,13 +264,24 @@ def command(name: str, *words: str) -> int:
         (cannot_be_made_in_time, r"making it gave no answer [\s\S]* in cannot_be_made_in_time"),
     ],
 )
-def test_an_env_that_hangs_or_dies_is_found_in_time(fault, words: str, capsys) -> None:
+def test_an_env_that_hangs_or_dies_is_found_in_time(
+    fault, words: str, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = []
+
+    class Noted(check_env._CheckProcess):
+        def __init__(self) -> None:
+            super().__init__()
+            started.append(self.pid)
+
+    monkeypatch.setattr(check_env, "_CheckProcess", Noted)
     start = time.monotonic()
     assert command(f"{__name__}:{fault.__name__}", "--timeout", "12") == 1
     assert time.monotonic() - start < 90
     told = capsys.readouterr().out
     assert re.search(f"^fault: {words}", told, re.MULTILINE)
     assert "--timeout" in told or "exited" in told
+    assert len(started) == 1 and not Path(f"/proc/{started[0]}").exists()
 
 
 def test_a_sound_env_passes_the_command_within_its_deadline(capsys) -> None:
