@@ -47,7 +47,7 @@ def test_enemies_count_their_targets_backwards() -> None:
 @pytest.mark.parametrize(("unit", "colour"), [(1, ALLY), (3, ENEMY)])
 def test_teams_have_their_colours_where_they_stand(unit: int, colour: tuple[int, ...]) -> None:
     x, y = UNITS[unit]
-    assert pixel(BATTLE, x + 0.37, y) == colour  # beside the number
+    assert pixel(BATTLE, x + 0.41, y + 0.41) == colour
     assert pixel(BATTLE, 16, 16) == FLOOR
 
 
