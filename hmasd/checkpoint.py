@@ -42,7 +42,6 @@ SHAPE_SETTINGS = (
 """The settings that decide which parameters there are and how large."""
 ROUND_SETTINGS = (
     "env",
-    "env_args",
     "num_envs",
     "episode_length",
     "batch_size",
@@ -50,7 +49,11 @@ ROUND_SETTINGS = (
     "sync_mode",
     "discriminator_rounds",
 )
-"""The settings that decide what else a checkpoint holds: envs, a started round, stored pairs."""
+"""The settings that decide what else a checkpoint holds: envs, a started round, stored pairs.
+
+`env_args` is none of them: a harder game of the same sizes may be what training goes on with. The
+env itself refuses a saved state that does not fit.
+"""
 
 _NAME = re.compile(rf"{STEM}_(\d+|final)\.pth")
 _SEAL = b"hmasd-sha256:"

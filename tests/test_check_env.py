@@ -7,15 +7,19 @@ as a user would; tests/envs/test_contract.py has those of batched envs.
 from __future__ import annotations
 
 import os
+import re
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from hmasd import check_env
+from hmasd.envs import check_process
+from hmasd.envs.check_request import Request
 from hmasd.envs.single import SingleStep, SingleView
 from hmasd.types import EnvStep
 from tests.helpers.envs import Counter
@@ -203,8 +207,35 @@ FAULTS: dict[Callable[..., Any], str] = {
 }
 
 
-def run(name: str, *words: str) -> int:
-    return check_env.main([name, "--steps", "40", "--episode-length", "9", *words])
+class HangsInStep(Walk):
+    def step(self, action: np.ndarray) -> SingleStep:
+        if self.time == 3:
+            time.sleep(1e6)
+        return super().step(action)
+
+
+class ABatchThatSpins(Batched):
+    def set_state(self, state: dict[str, np.ndarray]) -> None:
+        while True:
+            pass
+
+
+class DiesInStep(Walk):
+    def step(self, action: np.ndarray) -> SingleStep:
+        if self.time == 3:
+            os.write(2, b"out of coal")
+            os._exit(5)
+        return super().step(action)
+
+
+def cannot_be_made_in_time() -> None:
+    time.sleep(1e6)
+
+
+def run(name: str, **request: Any) -> int:
+    """Check in this process, which is quicker, and show what the command shows."""
+    asked = Request(name, **{"steps": 40, "episode_length": 9, **request})
+    return check_env.show(name, check_process.check(asked, lambda now, told: None))
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
@@ -214,6 +245,48 @@ def test_finds_the_planted_fault(fault: Callable[..., Any], capsys) -> None:
     assert told
     with pytest.raises(AssertionError, match=FAULTS[fault]):
         raise AssertionError("\n".join(told))
+
+
+def command(name: str, *words: str) -> int:
+    """The command itself, whose env plays in another process."""
+    return check_env.main([name, "--steps", "40", "--episode-length", "9", *words])
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        (
+            HangsInStep,
+            r"env 0, step 4: step\(\[\d, \d\]\) gave no answer .*\n[\s\S]*, line \d+ in",
+        ),
+        (ABatchThatSpins, r"all envs, step 20: set_state\(.* gave no answer [\s\S]* in set_state"),
+        (DiesInStep, r"env 0, step 4: step\(\[\d, \d\]\) exited with code 5\n[\s\S]*out of coal"),
+        (cannot_be_made_in_time, r"making it gave no answer [\s\S]* in cannot_be_made_in_time"),
+    ],
+)
+def test_an_env_that_hangs_or_dies_is_found_in_time(
+    fault, words: str, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = []
+
+    class Noted(check_env._CheckProcess):
+        def __init__(self) -> None:
+            super().__init__()
+            started.append(self.pid)
+
+    monkeypatch.setattr(check_env, "_CheckProcess", Noted)
+    start = time.monotonic()
+    assert command(f"{__name__}:{fault.__name__}", "--timeout", "12") == 1
+    assert time.monotonic() - start < 90
+    told = capsys.readouterr().out
+    assert re.search(f"^fault: {words}", told, re.MULTILINE)
+    assert "--timeout" in told or "exited" in told
+    assert len(started) == 1 and not Path(f"/proc/{started[0]}").exists()
+
+
+def test_a_sound_env_passes_the_command_within_its_deadline(capsys) -> None:
+    assert command("tests.helpers.single_envs:Walk") == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "ok: no fault in 360 env steps"
 
 
 def test_there_are_fifteen_planted_faults() -> None:
@@ -238,14 +311,14 @@ def test_control_an_env_without_a_fault_passes(name: str, capsys) -> None:
 
 
 def test_describes_the_env(capsys) -> None:
-    assert run("tests.helpers.foreign_envs:Relay", "--num-envs", "2", "--team-reward", "mean") == 0
+    assert run("tests.helpers.foreign_envs:Relay", num_envs=2, team_reward="mean") == 0
     told = capsys.readouterr().out
     assert "2 envs, 2 agents, observation 4, state 6, actions Discrete(3)" in told
     assert "note: agents have [3, 2] actions" in told
 
 
 def test_says_what_was_not_checked(capsys) -> None:
-    assert check_env.main(["alice_and_bob", "--steps", "5"]) == 0
+    assert run("alice_and_bob", steps=5) == 0
     told = capsys.readouterr().out
     assert "note: no episode ended" in told and "note: random play never had a reward" in told
 
@@ -258,6 +331,7 @@ def test_says_what_was_not_checked(capsys) -> None:
         (["alice_and_bob", "--env-args", "[1]"], "must be a mapping"),
         (["alice_and_bob", "--steps", "1"], "steps = 1 must be at least 2"),
         (["alice_and_bob", "--num-envs", "0"], "num_envs = 0 must be at least 1"),
+        (["alice_and_bob", "--timeout", "0"], "timeout = 0 must be more than 0"),
         (["alice_and_bob", "--team-reward", "max"], "invalid choice"),
         ([], "required: env"),
     ],
@@ -269,7 +343,7 @@ def test_bad_input_is_told(words: list[str], told: str, capsys) -> None:
 
 def test_a_factory_that_fails_is_a_fault(capsys) -> None:
     name = "tests.helpers.foreign_envs:Relay"
-    assert run(name, "--env-args", "{colour: red}") == 1
+    assert run(name, env_args="{colour: red}") == 1
     assert "raised TypeError" in capsys.readouterr().out
 
 
@@ -279,7 +353,7 @@ def test_help_names_the_envs(capsys) -> None:
 
 
 def test_output_is_held_back_and_given_back(capfd) -> None:
-    with check_env.captured_output() as lines:
+    with check_process.captured_output() as lines:
         print("by python")
         os.write(1, b"by the system\n")
     print("after")

@@ -103,6 +103,13 @@ def test_training_on_keeps_the_shape_of_the_round_but_evaluation_may_change_it(f
     assert cli.load_config([*argv, "--eval-only"], lambda _: {}).eval_only
 
 
+def test_training_goes_on_in_a_harder_game_of_the_same_sizes(folder):
+    argv = ["--model-path", "m.pth", "--env-args", "{enemy_shoots: true}"]
+    settings = {"env": "smax_3m", "env_args": "{enemy_shoots: false}"}
+    config = cli.load_config(argv, lambda _: settings)
+    assert (config.env, config.env_args) == ("smax_3m", "{enemy_shoots: true}")
+
+
 def test_a_missing_checkpoint_is_bad_input(folder, capsys):
     assert cli.main(["--eval-only", "--model-path", "models/none.pth"]) == 2
     assert "models/none.pth" in capsys.readouterr().err

@@ -9,11 +9,12 @@ from __future__ import annotations
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from gymnasium.spaces import Box, Discrete, Space
 
+from hmasd.envs.end_pictures import EndPictures
 from hmasd.envs.single import SingleEnv, SingleStep, SingleView
 
 RAISED = (Exception, SystemExit)  # a game that calls sys.exit() must not end what plays it
@@ -135,6 +136,7 @@ class EnvSlice:
         self.arrays = arrays
         self.first = first
         self._length = arrays.played.shape[1]  # L, the episode's limit
+        self._ends = EndPictures()
         # Each field's array and the shape of one row of it, at hand for every step.
         self._slots = {
             field: (array, array.shape[1:])
@@ -144,6 +146,7 @@ class EnvSlice:
 
     def reset(self) -> None:
         """Start episode 0 of `arrays.seed` in every env."""
+        self._ends.forget()
         for row in range(len(self.envs)):
             self.arrays.episode[row] = 0
             self._start(row)
@@ -155,8 +158,12 @@ class EnvSlice:
         Raises:
             EnvError: an env raised, or returned what does not fit its sizes.
         """
-        for row in range(len(self.envs)):
-            self._step(row)
+        self._ends.forget()
+        steps = []
+        for row, action in enumerate(self.arrays.action.copy()):  # a game may keep its own
+            steps.append(self._play(row, action))
+            self._show(row, steps[-1].view)
+        self._conclude(steps)
         self._check_teams()
 
     def replay(self) -> None:
@@ -165,11 +172,12 @@ class EnvSlice:
         Raises:
             EnvError: an env raised, or an episode ended sooner than it did the first time.
         """
+        self._ends.forget()
         for row in range(len(self.envs)):
             steps = int(self.arrays.clock[row])
             self._start(row)
             for clock in range(steps):
-                step = self._play(row, self.arrays.played[row, clock])
+                step = self._play(row, self.arrays.played[row, clock].copy())
                 self._show(row, step.view)
                 if step.terminated or step.truncated:
                     raise self._error(
@@ -180,8 +188,8 @@ class EnvSlice:
                     )
 
     def render(self, row: int) -> np.ndarray:
-        """Picture of the env of one row: [height, width, 3] uint8."""
-        return self.envs[row].render()
+        """Picture of the env of one row as its last step left it: [height, width, 3] uint8."""
+        return self._ends.show(row, self._draw)
 
     def close(self) -> None:
         """Close all envs."""
@@ -203,28 +211,32 @@ class EnvSlice:
         arrays.played[row, clock] = action
         arrays.clock[row] = clock + 1
         try:
-            step = self.envs[row].step(action.copy())
+            step = self.envs[row].step(action)
         except RAISED as error:
             raise self._error(row, f"step raised {told(error)}") from error
         if not isinstance(step, SingleStep):
             raise self._error(row, f"step returned a {type(step).__name__}, not a SingleStep")
         return step
 
-    def _step(self, row: int) -> None:
+    def _conclude(self, steps: Sequence[SingleStep]) -> None:
+        """Write how the step of every env went, and start anew where an episode ended."""
         arrays = self.arrays
-        step = self._play(row, arrays.action[row])
-        terminated = bool(step.terminated)
-        truncated = not terminated and (bool(step.truncated) or arrays.clock[row] >= self._length)
-        self._show(row, step.view)
-        arrays.final_obs[row] = arrays.obs[row]
-        arrays.final_state[row] = arrays.state[row]
-        self._put(row, "reward", step.reward)
-        arrays.terminated[row] = terminated
-        arrays.truncated[row] = truncated
-        arrays.success[row] = (terminated or truncated) and step.success
-        if terminated or truncated:
+        np.copyto(arrays.final_obs, arrays.obs)
+        np.copyto(arrays.final_state, arrays.state)
+        self._put_column("reward", float, [step.reward for step in steps])
+        for field in ("terminated", "truncated", "success"):
+            self._put_column(field, bool, [getattr(step, field) for step in steps])
+        late = arrays.truncated | (arrays.clock >= self._length)
+        np.copyto(arrays.truncated, late & ~arrays.terminated)
+        ended = arrays.terminated | late
+        np.copyto(arrays.success, arrays.success & ended)
+        self._ends.keep(ended, self._draw)
+        for row in np.flatnonzero(ended).tolist():
             arrays.episode[row] += 1
             self._start(row)
+
+    def _draw(self, row: int) -> np.ndarray:
+        return self.envs[row].render()
 
     def _show(self, row: int, view: SingleView) -> None:
         """Write what the env shows; its own arrays may change at once after that."""
@@ -232,17 +244,8 @@ class EnvSlice:
             raise self._error(row, f"a view is a {type(view).__name__}, but must be a SingleView")
         self._put(row, "obs", view.obs)
         self._put(row, "state", view.state)
-        for field, given in (("action_mask", view.action_mask), ("alive", view.alive)):
-            if (given is not None) is (field in self._slots):
-                if given is not None:
-                    self._put(row, field, given)
-            else:
-                now, before = ("missing", "given") if given is None else ("given", "missing")
-                raise self._error(
-                    row,
-                    f"{field} is {now}, but was {before} at the first reset; give it always or "
-                    f"never",
-                )
+        self._put_if_given(row, "action_mask", view.action_mask)
+        self._put_if_given(row, "alive", view.alive)
 
     def _check_teams(self) -> None:
         """Refuse teams that cannot act; once for all envs, which is quicker than one by one."""
@@ -257,10 +260,30 @@ class EnvSlice:
                 f"action_mask forbids agent {agent} every action; allow one, also to the dead",
             )
 
+    def _put_if_given(self, row: int, field: str, given: object) -> None:
+        """Write a value that a game has always or never."""
+        if given is None and field not in self._slots:
+            return
+        if given is None or field not in self._slots:
+            now, before = ("missing", "given") if given is None else ("given", "missing")
+            raise self._error(
+                row,
+                f"{field} is {now}, but was {before} at the first reset; give it always or never",
+            )
+        self._put(row, field, given)
+
+    def _put_column(self, field: str, kind: type, given: list[Any]) -> None:
+        """Write one value per env; at once where all are of the kind that needs no look."""
+        if all(type(value) is kind for value in given):
+            self._slots[field][0][:] = given
+            return
+        for row, value in enumerate(given):
+            self._put(row, field, value)
+
     def _put(self, row: int, field: str, given: object) -> None:
         """Write one value; numpy would stretch a smaller one silently."""
         array, shape = self._slots[field]
-        value = np.asarray(given)
+        value = given if type(given) is np.ndarray else np.asarray(given)
         if value.shape != shape or value.dtype.kind not in "fiub":
             raise self._error(
                 row,

@@ -86,7 +86,7 @@ class GymnasiumTeam:
 
     def step(self, action: np.ndarray) -> SingleStep:
         """Play one step."""
-        actions = tuple(self._spaces.own_action(i, own) for i, own in enumerate(action))
+        actions = tuple(self._spaces.own_actions(action))
         observations, rewards, terminated, truncated, info = self._env.step(actions)
         self._clock += 1
         ended, cut, success = _all(terminated), _all(truncated), succeeded(info)

@@ -25,6 +25,8 @@ from hmasd.types import EnvStep, EnvView
 
 Outcome = Callable[[Any, dict[str, jax.Array]], tuple[jax.Array, jax.Array]]
 """(the game's state after a step, its rewards by agent) -> the team's reward, whether it won."""
+Draw = Callable[[Any, int], np.ndarray]
+"""(the game's state as numpy arrays, steps played) -> a picture, [height, width, 3] uint8."""
 
 
 class _Memory(NamedTuple):
@@ -65,7 +67,14 @@ class JaxMarlEnv:
     `torch.from_numpy` takes for a mistake.
     """
 
-    def __init__(self, game: Any, num_envs: int, episode_length: int, outcome: Outcome) -> None:
+    def __init__(
+        self,
+        game: Any,
+        num_envs: int,
+        episode_length: int,
+        outcome: Outcome,
+        draw: Draw | None = None,
+    ) -> None:
         """Wrap a game whose own time limit is longer than `episode_length`.
 
         Raises:
@@ -79,6 +88,7 @@ class JaxMarlEnv:
         self.episode_length = episode_length
         self._game = game
         self._outcome = outcome
+        self._draw = draw
         spaces = [game.action_space(agent) for agent in game.agents]
         self._actions = BatchActions(game.agents, spaces)
         self.action_space = self._actions.space
@@ -95,12 +105,15 @@ class JaxMarlEnv:
         self._cpu = jax.devices("cpu")[0]
         self._begin_all = jax.jit(jax.vmap(self._begin))
         self._step_all = jax.jit(self._step_batch)
+        self._play_all = jax.jit(jax.vmap(self._play))
         self._memory: _Memory | None = None
+        self._last_step: tuple[_Memory, np.ndarray] | None = None  # what it began with
 
     def reset(self, seed: int) -> EnvView:
         """Start new episodes in all envs; what env e does depends on (seed, e) alone."""
         keys = seed_states(seed, self.num_envs).view(np.uint32).reshape(self.num_envs, 2)
         self._memory, seen = self._begin_all(jax.device_put(keys, self._cpu))
+        self._last_step = None
         return _view(seen)
 
     def step(self, action: np.ndarray) -> EnvStep:
@@ -113,6 +126,7 @@ class JaxMarlEnv:
         if self._memory is None:
             raise RuntimeError("step() before reset(): call reset(seed) or set_state(state) first")
         played = self._actions.read(action, self.num_envs)
+        self._last_step = (self._memory, played)
         self._memory, seen, final, result = self._step_all(self._memory, played)
         return EnvStep(
             view=_view(seen),
@@ -140,14 +154,29 @@ class JaxMarlEnv:
         check_saved_clock(state[".clock"], self.episode_length)
         leaves = [jax.device_put(np.array(state[name]), self._cpu) for name in wanted]
         self._memory = jax.tree.unflatten(jax.tree.structure(self._template), leaves)
+        self._last_step = None
 
     def render(self, index: int = 0) -> np.ndarray:
-        """Refuse: JaxMARL draws each of its games in another way, none of them into an array.
+        """Picture of env `index` as its last step left it: [height, width, 3] uint8.
+
+        That step is played again, since an episode that it ended is forgotten already.
 
         Raises:
-            NotImplementedError: always.
+            NotImplementedError: the game has no picture; SMAX has.
+            RuntimeError: the env was not started.
+            ValueError: there is no such env.
         """
-        raise NotImplementedError(f"{self._game.name} of JaxMARL has no picture as an array")
+        if self._draw is None:
+            raise NotImplementedError(f"{self._game.name} of JaxMARL has no picture as an array")
+        if self._memory is None:
+            raise RuntimeError("render() before reset(): there is nothing to draw yet")
+        if not 0 <= index < self.num_envs:
+            raise ValueError(f"there is no env {index} to draw: there are {self.num_envs} envs")
+        reached = self._memory
+        if self._last_step is not None:
+            reached, _, _ = self._play_all(*self._last_step)
+        shown = jax.tree.map(lambda array: np.asarray(array[index]), reached)
+        return self._draw(shown.game, int(shown.clock))
 
     def close(self) -> None:
         """Give back what the env holds: nothing but memory."""
@@ -249,7 +278,7 @@ def make_jaxmarl(
     """
     if team_reward not in ("sum", "mean"):
         raise ValueError(f"team_reward is {team_reward!r}, but must be 'sum' or 'mean'")
-    made = _make_game(game, episode_length, game_args)
+    made = make_game(game, episode_length, game_args)
     combine = jnp.sum if team_reward == "sum" else jnp.mean
 
     def outcome(state: Any, rewards: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
@@ -260,49 +289,7 @@ def make_jaxmarl(
     return env
 
 
-def make_smax(
-    num_envs: int,
-    episode_length: int,
-    scenario: str,
-    reward: Literal["win", "shaped"] = "win",
-    **game_args: Any,
-) -> JaxMarlEnv:
-    """Make battles of SMAX against its scripted enemy; not StarCraft, but a game modelled on SMAC.
-
-    A battle is won when all enemies are dead and an ally lives.
-
-    Args:
-        num_envs: E.
-        episode_length: steps after which a battle is truncated; SMAX's own limit is 100.
-        scenario: JaxMARL's name of the map, as "3m" or "2s3z".
-        reward: "win": 1 for a win, else 0. "shaped": SMAX's own, the share of the enemies' health
-            that each step took, and 1 for a win.
-        game_args: SMAX's own settings.
-
-    Raises:
-        MissingPackageError: JaxMARL is not installed.
-        ValueError: the scenario or a setting is unknown.
-    """
-    if reward not in ("win", "shaped"):
-        raise ValueError(f"reward is {reward!r}, but must be 'win' or 'shaped'")
-    smax = import_extra("jaxmarl.environments.smax", "jaxmarl")
-    try:
-        units = smax.map_name_to_scenario(scenario)
-    except KeyError:
-        raise ValueError(
-            f"SMAX has no scenario {scenario!r}; 3m and 2s3z are two of them"
-        ) from None
-    made = _make_game("HeuristicEnemySMAX", episode_length, {"scenario": units, **game_args})
-
-    def outcome(state: Any, rewards: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        alive = state.state.unit_alive  # [allies and enemies]
-        won = alive[: made.num_allies].any() & ~alive[made.num_allies :].any()
-        return (won if reward == "win" else rewards[made.agents[0]]), won
-
-    return JaxMarlEnv(made, num_envs, episode_length, outcome)
-
-
-def _make_game(name: str, episode_length: int, game_args: dict[str, Any]) -> Any:
+def make_game(name: str, episode_length: int, game_args: dict[str, Any]) -> Any:
     """JaxMARL's game, with its own time limit out of the way."""
     jaxmarl = import_extra("jaxmarl", "jaxmarl")
     if name not in jaxmarl.registered_envs:

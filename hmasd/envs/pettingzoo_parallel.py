@@ -90,12 +90,13 @@ class PettingZooTeam:
         self._numbers = {name: number for number, name in enumerate(self._names)}
         self._reward = reward
         obs_spaces = [self._env.observation_space(name) for name in self._names]
-        self._masked = any(_holds_mask(space) for space in obs_spaces)
+        self._shows_masks = self._masked = any(_holds_mask(space) for space in obs_spaces)
         self._spaces = TeamSpaces(
             [space["observation"] if _holds_mask(space) else space for space in obs_spaces],
             [self._env.action_space(name) for name in self._names],
         )
         self.num_agents = len(self._names)
+        self._everybody = np.ones(self.num_agents, dtype=np.bool_)
         self.obs_size = self._spaces.obs_size
         self.action_space = self._spaces.action_space
         observations, infos = self._restart(0)
@@ -114,10 +115,8 @@ class PettingZooTeam:
 
     def step(self, action: np.ndarray) -> SingleStep:
         """Play one step; the actions of agents that left are ignored."""
-        actions = {}
-        for name in self._env.agents:
-            number = self._number(name)
-            actions[name] = self._spaces.own_action(number, action[number])
+        own = self._spaces.own_actions(action)
+        actions = {name: own[self._number(name)] for name in self._env.agents}
         told = _told("step", _STEP, self._env.step(actions))
         observations, rewards, terminated, truncated, infos = told
         gone = {name for name in actions if terminated.get(name) or truncated.get(name)}
@@ -154,8 +153,11 @@ class PettingZooTeam:
     def _view(self, observations: Any, infos: Any, left: list[Any]) -> SingleView:
         """What the team sees; `left`: the agents that play on."""
         obs, joined, masks = self._read(observations)
-        alive = np.zeros(self.num_agents, dtype=np.bool_)
-        alive[[self._number(name) for name in left]] = True
+        alive = self._everybody
+        numbers = [self._number(name) for name in left]
+        if len(numbers) < self.num_agents:
+            alive = np.zeros(self.num_agents, dtype=np.bool_)
+            alive[numbers] = True
         blind = [name for name in left if observations.get(name) is None]
         if blind:
             raise ValueError(
@@ -177,12 +179,12 @@ class PettingZooTeam:
 
     def _read(self, observations: Any) -> tuple[np.ndarray, np.ndarray, dict[Any, Any]]:
         """Observations [N, O], the same joined without fillers, and masks found in them."""
-        values, masks = [], {}
-        for name in self._names:
-            seen = observations.get(name)
-            if isinstance(seen, dict) and "action_mask" in seen:
-                masks[name], seen = seen["action_mask"], seen["observation"]
-            values.append(seen)
+        values = [observations.get(name) for name in self._names]
+        masks = {}
+        if self._shows_masks:
+            for number, (name, seen) in enumerate(zip(self._names, values, strict=True)):
+                if isinstance(seen, dict) and "action_mask" in seen:
+                    masks[name], values[number] = seen["action_mask"], seen["observation"]
         return *self._spaces.flatten(values), masks
 
     def _state(self, joined: np.ndarray, over: bool) -> np.ndarray:

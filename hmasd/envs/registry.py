@@ -34,7 +34,7 @@ def _make_simple_spread(num_agents: int, num_envs: int, episode_length: int) -> 
 def _make_smax(scenario: str, num_envs: int, episode_length: int, **settings: Any) -> BatchedEnv:
     """JaxMARL's battles with the 0-1 reward; JAX is imported only where they are played."""
     import_extra("jaxmarl", "jaxmarl")
-    from hmasd.envs.jaxmarl_env import make_smax
+    from hmasd.envs.smax import make_smax
 
     return make_smax(num_envs, episode_length, scenario, **settings)
 

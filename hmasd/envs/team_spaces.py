@@ -51,6 +51,8 @@ class TeamSpaces:
         ends = np.cumsum([0, *self.obs_sizes])
         self._places = [slice(a, b) for a, b in pairwise(map(int, ends))]
         self._are_even = len(set(self.obs_sizes)) == 1
+        plain = all(isinstance(x, Box) and x.dtype.char != "B" for x in obs_spaces)
+        self._plain_shapes = [(size,) for size in self.obs_sizes] if plain else None
         if not self._are_even:
             self.notes.append(
                 f"observations of {self.obs_sizes} numbers are filled up with zeros to "
@@ -64,6 +66,8 @@ class TeamSpaces:
                 f"{_unique(action_spaces)}; all agents must share one kind"
             )
         self._bounds = [_bounds(space) for space in action_spaces]
+        starts = [int(space.start) for space in action_spaces if isinstance(space, Discrete)]
+        self._starts = starts if len(starts) == self.num_agents else None
         self.is_discrete = kinds == {"discrete"}
         self.action_space = self._join_discrete() if self.is_discrete else self._join_boxes()
 
@@ -75,15 +79,24 @@ class TeamSpaces:
             joined: [sum of `obs_sizes`] float32, one after the other without these zeros.
         """
         joined = np.zeros(self._places[-1].stop, dtype=np.float32)
-        for space, place, value in zip(self._obs_spaces, self._places, values, strict=True):
-            if value is not None:
-                _write(space, value, joined[place])
+        if [getattr(value, "shape", None) for value in values] == self._plain_shapes:
+            np.concatenate(values, out=joined)  # quicker, and what most games show
+        else:
+            for space, place, value in zip(self._obs_spaces, self._places, values, strict=True):
+                if value is not None:
+                    _write(space, value, joined[place])
         if self._are_even:
             return joined.reshape(self.num_agents, self.obs_size), joined
         obs = np.zeros((self.num_agents, self.obs_size), dtype=np.float32)
         for row, place, size in zip(obs, self._places, self.obs_sizes, strict=True):
             row[:size] = joined[place]
         return obs, joined
+
+    def own_actions(self, action: np.ndarray) -> list[Any]:
+        """What each agent's own space takes for the team's [N] numbers, or [N, A]."""
+        if self._starts is None:
+            return [self.own_action(agent, own) for agent, own in enumerate(action)]
+        return [own + start for own, start in zip(action.tolist(), self._starts, strict=True)]
 
     def own_action(self, agent: int, action: np.ndarray) -> Any:
         """What the agent's own space takes for a number, or for [A] numbers, of the team's."""

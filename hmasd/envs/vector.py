@@ -63,6 +63,11 @@ class SingleEnvBatch:
         self._runner = runner
         self._started = False
 
+    @property
+    def games(self) -> list[SingleEnv]:
+        """The games themselves, to look at or to put others in their place; none with workers."""
+        return self._runner.envs if isinstance(self._runner, EnvSlice) else []
+
     def reset(self, seed: int) -> EnvView:
         """Start new episodes; what env e does depends on (seed, e) alone."""
         if not 0 <= seed < 2**64:

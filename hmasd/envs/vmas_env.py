@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from hmasd.envs.actions import BatchActions, padding_notes
+from hmasd.envs.end_pictures import EndPictures
 from hmasd.envs.extras import import_extra
 from hmasd.types import EnvStep, EnvView
 
@@ -73,6 +74,7 @@ class VmasEnv:
             "the scenario does not tell success: its rate stays 0, so look at the return",
         ]
         self._started = False
+        self._ends = EndPictures()
         still = np.zeros((self.num_envs, self.num_agents, *(self.action_space.shape or ())))
         self._play(still.astype(self.action_space.dtype))  # what a step makes, set_state must find
 
@@ -84,6 +86,7 @@ class VmasEnv:
         """
         if not 0 <= seed < _SEEDS:
             raise ValueError(f"the seed is {seed}, but VMAS takes 0..2**32 - 1")
+        self._ends.forget()
         obs = self._call(self._game.reset, seed=seed)
         self._clock[:] = 0
         self._started = True
@@ -98,11 +101,14 @@ class VmasEnv:
         """
         if not self._started:
             raise RuntimeError("step() before reset(): call reset(seed) or set_state(state) first")
-        obs, rewards, done, _ = self._play(self._actions.read(action, self.num_envs))
+        played = self._actions.read(action, self.num_envs)
+        self._ends.forget()
+        obs, rewards, done, _ = self._play(played)
         self._clock += 1
         terminated = done.numpy().copy()
         truncated = (self._clock >= self.episode_length) & ~terminated
         final = self._join(obs)
+        self._ends.keep(terminated | truncated, self._picture)
         return EnvStep(
             view=self._restart(terminated | truncated, final),
             reward=self._combine(torch.stack(rewards), 0).float().numpy(),
@@ -144,15 +150,22 @@ class VmasEnv:
         self._clock[:] = state["clock"]
         self._random = _random_state(state)
         self._started = True
+        self._ends.forget()
 
     def render(self, index: int = 0) -> np.ndarray:
-        """Picture of env `index`: [700, 700, 3] uint8; VMAS needs a display or EGL for it."""
+        """Picture of env `index` as its last step left it: [700, 700, 3] uint8.
+
+        VMAS needs a display or EGL for it.
+        """
         if not 0 <= index < self.num_envs:
             raise ValueError(f"there is no env {index} to draw: there are {self.num_envs} envs")
-        return self._call(self._game.render, mode="rgb_array", env_index=index)
+        return self._ends.show(index, self._picture)
 
     def close(self) -> None:
         """Give back what the env holds: nothing but memory."""
+
+    def _picture(self, index: int) -> np.ndarray:
+        return self._call(self._game.render, mode="rgb_array", env_index=index)
 
     def _play(self, action: np.ndarray) -> tuple[list[Tensor], list[Tensor], Tensor, list[Any]]:
         """VMAS's own step: observations, rewards, dones and infos; action: [E, N] or [E, N, A]."""

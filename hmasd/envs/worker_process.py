@@ -7,8 +7,7 @@ the script that started training. What parent and worker say to each other:
 * parent: `map`; worker: `+`, and from here on it reads and writes its rows of the shared arrays;
 * parent: `reset`, `step`, `replay` or `render ROW`; worker: `+` and a picture if there is one.
 
-A failure is answered with `-` and what happened. The worker ends when the parent's end of the
-connection closes, however that came about.
+How a failure is told, and how the worker ends, is in `hmasd.envs.player_process`.
 """
 
 from __future__ import annotations
@@ -20,18 +19,16 @@ import math
 import mmap
 import os
 import sys
-import traceback
-from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
 import numpy as np
 from gymnasium.spaces import Box, Discrete, Space
 
 from hmasd.envs.env_slice import BatchArrays, EnvSlice, GameSizes, array_shapes, rows, sizes_of
+from hmasd.envs.messages import Messages
+from hmasd.envs.player_process import DONE, serve
 from hmasd.envs.single import SingleEnv
-from hmasd.processes import die_with, leave_signals_to_the_parent, tell_where_it_hangs
 
-DONE, FAILED = b"+", b"-"  # the first byte of an answer
 _ALIGNMENT = 64  # bytes, a cache line: two workers never write to the same one
 
 
@@ -99,35 +96,21 @@ def decode_sizes(text: bytes) -> GameSizes:
     return GameSizes(action_space=made, **game | {"notes": tuple(game["notes"])})
 
 
-def main(argv: list[str]) -> None:
-    """Serve the parent until it closes the connection; argv: connection, shared file, its pid."""
-    connection, memory, parent = int(argv[0]), int(argv[1]), int(argv[2])
-    tell_where_it_hangs()
-    die_with(parent)
-    leave_signals_to_the_parent()
-    _serve(Connection(connection), memory)
-
-
-def _serve(connection: Connection, memory: int) -> None:
-    """Do what the parent says, one thing after the other."""
-    envs: EnvSlice | None = None
+def _work(connection: Messages, words: list[str]) -> None:
+    """Do what the parent says, one thing after the other; words: the shared file's descriptor."""
+    job = Job(**json.loads(connection.receive()))
+    games = [make_game(job.maker, job.options) for _ in range(job.first, job.stop)]
+    game = sizes_of(games[0])
+    connection.send(DONE + encode_sizes(game))
+    connection.receive()
+    arrays = map_arrays(int(words[0]), game, job.num_envs, job.episode_length)
+    envs = EnvSlice(games, rows(arrays, job.first, job.stop), job.first)
+    connection.send(DONE)
     try:
-        job = Job(**json.loads(connection.recv_bytes()))
-        games = [make_game(job.maker, job.options) for _ in range(job.first, job.stop)]
-        game = sizes_of(games[0])
-        connection.send_bytes(DONE + encode_sizes(game))
-        connection.recv_bytes()
-        arrays = map_arrays(memory, game, job.num_envs, job.episode_length)
-        envs = EnvSlice(games, rows(arrays, job.first, job.stop), job.first)
-        connection.send_bytes(DONE)
         while True:
-            connection.send_bytes(DONE + _obey(envs, connection.recv_bytes().decode()))
-    except EOFError:
-        if envs is not None:
-            envs.close()
-    except Exception as error:
-        what = f"{type(error).__name__}: {error}\n\n{traceback.format_exc()}"
-        connection.send_bytes(FAILED + what.encode(errors="replace"))
+            connection.send(DONE + _obey(envs, connection.receive().decode()))
+    except (EOFError, ConnectionError):
+        envs.close()
 
 
 def _obey(envs: EnvSlice, command: str) -> bytes:
@@ -142,4 +125,4 @@ def _obey(envs: EnvSlice, command: str) -> bytes:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    serve(sys.argv[1:], _work)

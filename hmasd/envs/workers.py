@@ -24,8 +24,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hmasd.envs.env_slice import BatchArrays, EnvError, GameSizes, rows
+from hmasd.envs.player import wait_for_answers
 from hmasd.envs.vector import SingleEnvBatch
-from hmasd.envs.worker import Worker, wait_for_answers
+from hmasd.envs.worker import Worker
 from hmasd.envs.worker_process import Job, decode_sizes, map_arrays
 
 logger = logging.getLogger(__name__)

@@ -89,6 +89,22 @@ PANELS = (
     ),
     Panel("Discoverer: entropy of actions [nat]", (("low/entropy", "", "-"),)),
 )
+_SUCCESS = ("rollout/success", "eval/greedy_success", "eval/stochastic_success")
+RETURNS = (  # in the place of success, in games that know none
+    Panel("Return in training", (("rollout/return", "", "-"),)),
+    Panel(
+        "Return in evaluation",
+        (("eval/greedy_return", "greedy", "-"), ("eval/stochastic_return", "stochastic", ":")),
+    ),
+)
+
+
+def panels(runs: Sequence[Run]) -> tuple[Panel, ...]:
+    """The plots: success, or returns where returns were logged and no run ever had a success."""
+    logged = {tag for run in runs for tag in run.curves}
+    successes = [run.curves[tag] for run in runs for tag in _SUCCESS if tag in run.curves]
+    succeeded = any(curve.values.max() > 0 for curve in successes)
+    return PANELS if succeeded or "rollout/return" not in logged else RETURNS + PANELS[2:]
 
 
 def read_run(folder: Path) -> Run:
@@ -139,7 +155,7 @@ def draw(runs: Sequence[Run], title: str | None = None) -> Figure:
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(11, 9.5), layout="constrained")
         axes = figure.subplots(3, 2, sharex=True)
-        for axis, panel in zip(axes.flat, PANELS, strict=True):
+        for axis, panel in zip(axes.flat, panels(runs), strict=True):
             _draw_panel(axis, panel, runs)
         for axis in axes[-1]:
             axis.set_xlabel("env steps")

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hmasd import check_env
+from hmasd.check_env import parse
+from hmasd.envs import check_process
 from hmasd.envs.extras import install_line
 from hmasd.envs.registry import make_env
 from hmasd.envs.user_env import _EXTRAS, make_single
@@ -38,12 +39,15 @@ def test_at_least_twelve_are_listed() -> None:
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("line", LISTED)
-def test_keeps_the_contract(line: str, capsys, monkeypatch) -> None:
+def test_keeps_the_contract(line: str, monkeypatch) -> None:
     monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
     words = shlex.split(line)
     need(words[0])
     steps = "12" if "butterfly" in words[0] else "30"
-    assert check_env.main([*words, "--num-envs", "2", "--steps", steps]) == 0, capsys.readouterr()
+    request, _ = parse([*words, "--num-envs", "2", "--steps", steps])
+    report = check_process.check(request, lambda now, told: None)
+    assert not report.faults and report.problem is None
+    assert report.seen[-1].startswith("ok: no fault in")
 
 
 def foraging(*args: str) -> object:

@@ -13,7 +13,9 @@ from hmasd.types import EnvOptions, EnvStep, EnvView
 pytest.importorskip("jaxmarl", reason=f"JaxMARL is not installed: {install_line('jaxmarl')}")
 pytestmark = pytest.mark.timeout(900)  # a battle's step takes a while to compile
 
-from hmasd.envs.jaxmarl_env import JaxMarlEnv, make_jaxmarl, make_smax  # noqa: E402
+from hmasd.envs.jaxmarl_env import JaxMarlEnv, make_jaxmarl  # noqa: E402
+from hmasd.envs.smax import make_smax  # noqa: E402
+from hmasd.envs.smax_picture import ENEMY  # noqa: E402
 
 EAST, STOP, ATTACK = 1, 4, 5  # an attack on enemy i is ATTACK + i
 BATTLE = ".game.state."
@@ -215,8 +217,46 @@ def test_names_what_it_cannot_play_or_make(battles: JaxMarlEnv) -> None:
         make_jaxmarl(1, 5, "overcooked", layout="ring")
     with pytest.raises(ValueError, match="num_envs is 0"):
         make_smax(0, 5, "3m")
+    with pytest.raises(RuntimeError, match=r"render\(\) before reset"):
+        make_smax(1, 5, "3m").render()
+    with pytest.raises(ValueError, match="no env 8 to draw"):
+        battles.render(8)
     with pytest.raises(NotImplementedError, match="no picture"):
-        battles.render()
+        make_jaxmarl(1, 5, "overcooked").render()
+
+
+def test_a_picture_shows_the_end_of_a_battle_until_the_next_step(battles: JaxMarlEnv) -> None:
+    """The last enemy falls where allies are; the next battle's enemies are far to the east."""
+
+    def red() -> tuple[int, int]:
+        """Red points in the west and in the east; a disc has some 150, a shot's line fewer."""
+        found = (battles.render(3) == ENEMY).all(axis=-1)
+        return int(found[:, :240].sum()), int(found[:, 240:].sum())
+
+    situation(battles, LENGTH - 2, unit_positions=FACING, unit_health=[45, 45, 45, 5, 0, 0])
+    west, east = red()
+    assert west > 120 and east == 0
+    assert play(battles, ATTACK, STOP, STOP).terminated.all()
+    west, east = red()
+    assert west < 80 and east == 0
+    assert not play(battles, STOP, STOP, STOP).terminated.any()
+    west, east = red()
+    assert west == 0 and east > 300
+    battles.reset(0)
+    assert red()[1] > 300
+
+
+def test_a_picture_changes_nothing_that_is_played(battles: JaxMarlEnv) -> None:
+    played = []
+    for drawn in (False, True):
+        view, steps = battles.reset(5), []
+        for _ in range(12):
+            steps.append(battles.step(attack(view)))
+            view = steps[-1].view
+            if drawn:
+                battles.render(1)
+        played.append(np.stack([step.final_state for step in steps]))
+    np.testing.assert_array_equal(*played)
 
 
 def test_rewards_of_agents_become_the_teams() -> None:

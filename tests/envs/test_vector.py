@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from collections.abc import Callable
 
@@ -215,6 +216,25 @@ def test_draws_and_closes_its_envs() -> None:
         batch.render(2)
     batch.close()
     assert [game.closed for game in games] == [True, True]
+
+
+def test_the_end_of_an_episode_is_drawn_until_the_next_step() -> None:
+    """Walk's picture is its clock: without the end's picture, the next episode's 0 would show."""
+    batch = make_batch(Walk, 2, LENGTH)
+    view = batch.reset(0)
+    assert batch.render(0).max() == 0
+    shown, ends = [], []
+    for _ in range(3 * LENGTH):
+        step = play(batch, view, 1)[0]
+        shown.append(int(batch.render(0).max()))
+        ends.append(bool((step.terminated | step.truncated)[0]))
+        view = step.view
+    assert sum(ends) >= 3
+    starts = [0, *(number + 1 for number, ended in enumerate(ends) if ended)]
+    for start, stop in itertools.pairwise(starts):
+        assert shown[start:stop] == list(range(1, 1 + stop - start))
+    batch.reset(0)
+    assert batch.render(0).max() == 0
 
 
 def test_a_correct_env_warns_of_nothing() -> None:

@@ -105,6 +105,27 @@ def test_a_reached_goal_terminates() -> None:
     np.testing.assert_allclose(step.final_obs[0, 0, :2], state[agent][0], atol=1e-6)
 
 
+def test_a_picture_shows_the_end_of_an_episode_until_the_next_step(monkeypatch) -> None:
+    """The picture is replaced by where the first agent is, since VMAS's needs a display or EGL."""
+    env = make_vmas(2, 3, "navigation")
+    agent = env._game.agents[0]
+    monkeypatch.setattr(
+        env._game, "render", lambda mode, env_index: agent.state.pos[env_index].numpy().copy()
+    )
+    played = actions(env, 6)
+    env.reset(0)
+    starts = env.render(1)
+    shown = []
+    for action in played:
+        env.step(action)
+        shown.append(env.render(1))
+    now = agent.state.pos[1].numpy()
+    assert np.abs(shown[2] - shown[1]).max() < 0.2, "the end follows from the step before"
+    assert np.abs(shown[5] - now).max() > 0 and np.abs(shown[3] - shown[2]).max() > 0
+    env.reset(0)
+    np.testing.assert_array_equal(env.render(1), starts)
+
+
 def test_rewards_of_agents_become_the_teams() -> None:
     rewards = []
     for team_reward in ("sum", "mean"):

@@ -59,6 +59,23 @@ def test_one_line_per_run_and_metric(tmp_path: Path) -> None:
     assert np.array_equal(success.get_ydata(), runs[1].curves["rollout/success"].values)
 
 
+@pytest.mark.parametrize(
+    ("success", "title"), [(0.0, "Return in training"), (0.5, "Success in training")]
+)
+def test_returns_stand_in_where_there_is_no_success(
+    tmp_path: Path, success: float, title: str
+) -> None:
+    rows = [
+        {"env_steps": 10 * i, "rollout/success": success, "rollout/return": -70.0 + i}
+        for i in range(1, 4)
+    ]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    axis = draw([read_run(tmp_path)]).axes[0]
+    assert axis.get_title(loc="left") == title
+    wanted = [-69, -68, -67] if success == 0 else [0.5] * 3
+    assert axis.lines[0].get_ydata().tolist() == wanted
+
+
 def test_the_picture_is_written(tmp_path: Path) -> None:
     out = tmp_path / "new" / "curves.png"
     save_curves([write_run(tmp_path / "a_1")], out, "A title")
