@@ -102,14 +102,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--env-args", default="", help="its factory's arguments, a YAML mapping")
     parser.add_argument("--team-reward", choices=("sum", "mean"), default=default["team_reward"])
     for flag, told in (
-        ("num-envs", "copies to play"),
-        ("steps", "steps of each copy"),
-        ("episode-length", "limit of an episode"),
-        ("seed", "of the envs and of the actions"),
+        ("--num-envs", "copies to play"),
+        ("--steps", "steps of each copy"),
+        ("--episode-length", "limit of an episode"),
+        ("--seed", "of the envs and of the actions"),
     ):
-        value = default[flag.replace("-", "_")]
+        value = default[flag[2:].replace("-", "_")]
         parser.add_argument(
-            f"--{flag}", type=int, default=value, metavar="N", help=f"{told} (default {value})"
+            flag, type=int, default=value, metavar="N", help=f"{told} (default {value})"
         )
     parser.add_argument(
         "--timeout",
