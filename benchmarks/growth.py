@@ -4,8 +4,8 @@
     python benchmarks/growth.py --axes agents hidden --repeats 1 --out growth
 
 One number grows at a time, from 4 agents, 32 envs, hidden 64 and 64 steps a round on simple_spread
-with 5 epochs; every point is a process of its own. Writes OUT.json and OUT.png; with --draw the
-picture is made again from the JSON that is there.
+with 5 epochs; every point is a process of its own. Writes OUT.json and OUT.png. Axes that are not
+measured stay in OUT.json as they are; with --draw the picture is made again from what is there.
 """
 
 from __future__ import annotations
@@ -67,10 +67,12 @@ def measure(size: dict[str, int], threads: int, repeats: int) -> dict[str, Any]:
 
 
 def measure_all(args: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
-    """Every point of every axis; the base point is measured once."""
+    """Every point of the wanted axes beside what OUT.json holds; the base point once."""
     known: dict[str, dict[str, Any]] = {}
-    results: dict[str, list[dict[str, Any]]] = {}
+    path = args.out.with_suffix(".json")
+    results: dict[str, list[dict[str, Any]]] = json.loads(path.read_text()) if path.exists() else {}
     for axis in args.axes:
+        results[axis] = []
         for value in AXES[axis]:
             size = BASE | {axis: value}
             key = str(size)
@@ -79,8 +81,8 @@ def measure_all(args: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
             figures = known[key]
             rate, memory, load = (figures[x] for x in ("steps_per_second", "peak_mib", "load"))
             print(f"{axis} {value}: {rate:,.0f} steps/s, {memory:,.0f} MiB, load {load:.1f}")
-            results.setdefault(axis, []).append(figures)
-            args.out.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n")
+            results[axis].append(figures)
+            path.write_text(json.dumps(results, indent=1) + "\n")
     return results
 
 
@@ -93,7 +95,8 @@ def draw(results: dict[str, list[dict[str, Any]]], path: Path) -> None:
         figure, rows = pyplot.subplots(
             2, len(results), figsize=(3.4 * len(results), 6.0), squeeze=False, sharey="row"
         )
-        for column, (axis, points) in enumerate(results.items()):
+        for column, axis in enumerate(axis for axis in AXES if axis in results):
+            points = results[axis]
             _draw_time(rows[0][column], axis, points)
             _draw_memory(rows[1][column], axis, points)
         rows[0][0].set_ylabel("µs per env step")

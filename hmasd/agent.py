@@ -186,8 +186,9 @@ class HMASDAgent:
         """
         if self.sync_mode and not self.collection_enabled:
             return False
-        next_view = self.observe(step.view)
-        final = self.observe(EnvView(step.final_obs, step.final_state))
+        next_view = final = self.observe(step.view)
+        if (step.terminated | step.truncated).any():  # elsewhere the two are equal
+            final = self.observe(EnvView(step.final_obs, step.final_state))
         reward, terminated, truncated = (
             torch.from_numpy(x).clone() for x in (step.reward, step.terminated, step.truncated)
         )

@@ -14,14 +14,13 @@ from gymnasium.spaces import Box, Discrete, Space
 from torch import Tensor, nn
 
 from hmasd.config import Config
-from hmasd.kernels.mlp import normalized_mlp
 from hmasd.modules import distributions
 from hmasd.modules.attention import Caches, DecoderBlock, EncoderBlock, KeyValueCache
 from hmasd.modules.distributions import Draw, Score, one_hot
 from hmasd.modules.init import RELU_GAIN, SMALL_GAIN, orthogonal
 from hmasd.modules.mlp import MLP
 from hmasd.modules.normalization import ValueNormalizer
-from hmasd.modules.recurrent import GRU
+from hmasd.modules.skill_conditioned import SkillConditionedGRU
 
 
 class NetworkSizes(NamedTuple):
@@ -188,52 +187,6 @@ class SkillCoordinator(nn.Module):
         return ChoiceScores(logp, entropy, self.value(encoded))
 
 
-class SkillConditionedGRU(nn.Module):
-    """MLP, GRU, LayerNorm, Linear, with a one-hot skill joined to the first or the last input."""
-
-    def __init__(
-        self,
-        input_size: int,
-        num_skills: int,
-        num_outputs: int,
-        sizes: NetworkSizes,
-        gains: tuple[float, float],
-    ) -> None:
-        """`gains`: scale of the last layer's weights on the features, and on a joined skill."""
-        super().__init__()
-        self.num_skills = num_skills
-        self.skill_at_input = sizes.skill_input == "input"
-        hidden_size = sizes.hidden_size
-        first, last = (num_skills, 0) if self.skill_at_input else (0, num_skills)
-        self.mlp = MLP(input_size + first, hidden_size)
-        self.gru = GRU(hidden_size, hidden_size)
-        self.norm = nn.LayerNorm(hidden_size)
-        self.head = orthogonal(nn.Linear(hidden_size + last, num_outputs), gains[0])
-        if last:
-            nn.init.orthogonal_(self.head.weight[:, hidden_size:], gains[1])
-
-    def forward(
-        self, inputs: Tensor, skill: Tensor, hidden: Tensor, keep: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Run L steps of B sequences.
-
-        Args:
-            inputs: [L, B, input_size].
-            skill: [L, B] int64.
-            hidden: [B, d] GRU state before the first step.
-            keep: [L, B], 0 where the GRU state restarts.
-
-        Returns:
-            Outputs [L, B, num_outputs] and the GRU state after each step [L, B, d].
-        """
-        if self.skill_at_input:
-            skill_hot = one_hot(skill, self.num_skills, inputs.dtype)
-            inputs = torch.cat([inputs, skill_hot], dim=-1)
-        states = self.gru(self.mlp(inputs), hidden, keep)
-        last = (self.norm.weight, self.norm.bias, self.head.weight, self.head.bias)
-        return normalized_mlp(states, last, None if self.skill_at_input else skill), states
-
-
 class SkillActor(nn.Module):
     """Low level: own observation and own skill z^i -> action; sees nothing else (decentralised)."""
 
@@ -253,7 +206,8 @@ class SkillActor(nn.Module):
             sizes.obs_size,
             sizes.num_agent_skills,
             num_outputs,
-            sizes,
+            sizes.hidden_size,
+            skill_at_input=sizes.skill_input == "input",
             gains=(SMALL_GAIN, sizes.skill_gain),
         )
 
@@ -280,6 +234,29 @@ class SkillActor(nn.Module):
         if self.discrete:
             return distributions.sample_categorical(output, generator)
         return distributions.sample_gaussian(output, self.log_std, generator)
+
+    def act(
+        self,
+        obs: Tensor,
+        skill: Tensor,
+        hidden: Tensor,
+        keep: Tensor,
+        mask: Tensor | None,
+        generator: torch.Generator | None,
+    ) -> tuple[Draw, Tensor]:
+        """One step of B agents: `forward` and `sample` without the axis of time.
+
+        Returns:
+            The draw, [B, ...], and the GRU state after the step [B, d].
+        """
+        if self.discrete and generator is not None:
+            uniform = distributions.draw_uniform(keep, generator)
+            choice, logp, state = self.body.act(obs, skill, hidden, keep, mask, uniform)
+            return Draw(choice, logp), state
+        obs, skill, keep = (x.unsqueeze(0) for x in (obs, skill, keep))
+        mask = None if mask is None else mask.unsqueeze(0)
+        output, states = self(obs, skill, hidden, keep, mask)
+        return self.sample(output.squeeze(0), generator), states.squeeze(0)
 
     def score(self, output: Tensor, action: Tensor) -> Score:
         """Log-probability of actions under `forward`'s output [..., A], and its entropy: [...]."""
@@ -308,7 +285,12 @@ class SkillCritic(nn.Module):
         num_values = self.heads[0] * self.heads[1]
         input_size = sizes.obs_size if self.sees_own else sizes.state_size
         self.body = SkillConditionedGRU(
-            input_size, sizes.num_team_skills, num_values, sizes, gains=(1.0, 1.0)
+            input_size,
+            sizes.num_team_skills,
+            num_values,
+            sizes.hidden_size,
+            skill_at_input=sizes.skill_input == "input",
+            gains=(1.0, 1.0),
         )
 
     def forward(

@@ -7,10 +7,40 @@
 #include <ATen/Parallel.h>
 
 #include <algorithm>
+#include <new>
+#include <vector>
 
 #include "simd.h"
 
 namespace hmasd {
+
+// Memory that begins with a cache line: no vector of a row lies across two.
+template <class T>
+struct Aligned {
+  using value_type = T;
+  static constexpr std::align_val_t kLine{64};
+
+  T* allocate(size_t count) { return static_cast<T*>(::operator new(count * sizeof(T), kLine)); }
+  void deallocate(T* place, size_t) { ::operator delete(place, kLine); }
+  bool operator==(const Aligned&) const { return true; }
+  bool operator!=(const Aligned&) const { return false; }
+};
+
+using Floats = std::vector<float, Aligned<float>>;
+
+// Floats that are not cleared.
+class Buffer {
+ public:
+  explicit Buffer(int64_t size) : size_(size), data_(Aligned<float>().allocate(size)) {}
+  Buffer(const Buffer&) = delete;
+  Buffer& operator=(const Buffer&) = delete;
+  ~Buffer() { Aligned<float>().deallocate(data_, size_); }
+  float* data() { return data_; }
+
+ private:
+  int64_t size_;
+  float* data_;
+};
 
 constexpr int64_t kBlock = 96;  // rows at most; a multiple of kTileRows
 constexpr int64_t kGroups = 8;
@@ -51,14 +81,20 @@ struct Matrix {
   int64_t rows, columns, stride;
 };
 
-// weight -> panels [rows / panel][columns][panel] of its transpose, for products x weight^T. What the
-// padding of the last panel holds is left as it is.
+// weight -> panels [rows / panel][columns][panel] of its transpose, for products x weight^T. What
+// pads the last vector of rows becomes 0, a further one is left as it is.
 inline void pack_transposed(const Matrix& weight, float* packed) {
-  for (int64_t row = 0; row < weight.rows; ++row) {
-    float* target = packed + row / kPanel * weight.columns * kPanel + row % kPanel;
-    const float* source = weight.data + row * weight.stride;
-    for (int64_t k = 0; k < weight.columns; ++k) target[k * kPanel] = source[k];
-  }
+  for (int64_t row = 0; row < weight.rows; row += kWidth)
+    for (int64_t column = 0; column < weight.columns; column += kWidth) {
+      const int64_t rows = std::min(kWidth, weight.rows - row);
+      const int64_t columns = std::min(kWidth, weight.columns - column);
+      Vec tile[kWidth] = {};
+      for (int64_t i = 0; i < rows; ++i)
+        tile[i] = load_part(weight.data + (row + i) * weight.stride + column, columns);
+      transpose(tile);
+      float* target = packed + (row / kPanel * weight.columns + column) * kPanel + row % kPanel;
+      for (int64_t k = 0; k < columns; ++k) store(target + k * kPanel, tile[k]);
+    }
 }
 
 // weight -> panels [columns / panel][depth][panel], its rows from `first` on, for products

@@ -23,8 +23,8 @@ from torch.utils import cpp_extension
 
 _LOG = logging.getLogger(__name__)
 _HERE = Path(__file__).parent
-_SOURCES = ("adam.cpp", "gru.cpp", "losses.cpp", "mlp.cpp")
-_HEADERS = ("blocks.h", "normalize.h", "simd.h")
+_SOURCES = ("acting.cpp", "adam.cpp", "gru.cpp", "losses.cpp", "mlp.cpp")
+_HEADERS = ("blocks.h", "normalize.h", "operations.h", "simd.h")
 # No -ffast-math: NaN must come out where NaN goes in.
 _FLAGS = ("-O3", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-fopenmp")
 # Named instruction sets, not -march=native: the cache may be shared by machines that differ.

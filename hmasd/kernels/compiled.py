@@ -19,7 +19,7 @@ def compiled(
 ) -> Callable[[Function], Function]:
     """Call the kernel `name` instead of the decorated function where it can do the work.
 
-    Kernels work on float32 on the CPU and are once differentiable. The function itself stays
+    Kernels work on float32 on the CPU and are at most once differentiable. The function itself stays
     reachable as `.eager`.
 
     Args:
@@ -43,9 +43,12 @@ def compiled(
     return decorate
 
 
+_READABLE = (torch.float32, torch.int64, torch.bool)
+
+
 def _readable(arguments: tuple[Any, ...]) -> bool:
     return all(
-        x.is_cpu and x.dtype in (torch.float32, torch.int64) and x.numel() > 0
+        x.is_cpu and x.dtype in _READABLE and x.numel() > 0
         for x in arguments
         if isinstance(x, Tensor)
     )

@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "blocks.h"
+#include "operations.h"
 
 namespace hmasd {
 namespace {
@@ -36,9 +37,9 @@ struct Sizes {
 inline int64_t torch_part_x(int64_t part) { return (part + 2) % 3; }
 
 // weight [3H, depth] -> panels [3 hidden / panel][depth][panel] of its transpose.
-std::vector<float> pack_forward(const at::Tensor& weight, const Sizes& s, bool x_order) {
+Floats pack_forward(const at::Tensor& weight, const Sizes& s, bool x_order) {
   const int64_t depth = weight.size(1);
-  std::vector<float> packed(3 * s.hidden * depth, 0.0f);
+  Floats packed(3 * s.hidden * depth);
   for (int64_t part = 0; part < 3; ++part) {
     const int64_t row = (x_order ? torch_part_x(part) : part) * s.units;
     pack_transposed({weight.const_data_ptr<float>() + row * depth, s.units, depth, depth},
@@ -48,9 +49,9 @@ std::vector<float> pack_forward(const at::Tensor& weight, const Sizes& s, bool x
 }
 
 // weight [3H, width] -> panels [padded width / panel][3 hidden][panel].
-std::vector<float> pack_backward(const at::Tensor& weight, const Sizes& s, bool x_order) {
+Floats pack_backward(const at::Tensor& weight, const Sizes& s, bool x_order) {
   const int64_t width = weight.size(1);
-  std::vector<float> packed(3 * s.hidden * round_up(width, kPanel), 0.0f);
+  Floats packed(3 * s.hidden * round_up(width, kPanel), 0.0f);
   for (int64_t part = 0; part < 3; ++part) {
     const int64_t row = (x_order ? torch_part_x(part) : part) * s.units;
     pack_rows({weight.const_data_ptr<float>() + row * width, s.units, width, width}, 3 * s.hidden,
@@ -60,8 +61,8 @@ std::vector<float> pack_backward(const at::Tensor& weight, const Sizes& s, bool 
 }
 
 // Biases of (n, r, z, m): b_in, b_ir + b_hr, b_iz + b_hz, b_hn.
-std::vector<float> pack_bias(const at::Tensor& b_ih, const at::Tensor& b_hh, const Sizes& s) {
-  std::vector<float> bias(4 * s.hidden, 0.0f);
+Floats pack_bias(const at::Tensor& b_ih, const at::Tensor& b_hh, const Sizes& s) {
+  Floats bias(4 * s.hidden, 0.0f);
   const float *x = b_ih.const_data_ptr<float>(), *h = b_hh.const_data_ptr<float>();
   for (int64_t unit = 0; unit < s.units; ++unit) {
     bias[unit] = x[2 * s.units + unit];
@@ -88,7 +89,7 @@ void scale_rows(float* rows, int64_t stride, const float* factor, int64_t count)
 }
 
 struct ForwardWeights {
-  std::vector<float> x, h, bias;
+  Floats x, h, bias;
 };
 
 // gates <- pre-activations of (n, r, z, m).
@@ -127,8 +128,8 @@ void activate(const Sizes& s, const Block& block, float* gates, float* h) {
 
 void forward_block(const Sizes& s, const Block& block, const ForwardWeights& w, const float* x,
                    const float* h0, const float* keep, float* out, float* saved) {
-  std::vector<float> x_rows(kBlock * s.input, 0.0f), h_rows(kBlock * s.hidden, 0.0f);
-  std::vector<float> scratch(saved ? 0 : kBlock * s.gates_stride());
+  Floats x_rows(block.padded * s.input), h_rows(block.padded * s.hidden);
+  Buffer scratch(saved ? 0 : block.padded * s.gates_stride());
   read_rows(h0 + block.first * s.units, s.units, h_rows.data(), s.hidden, block.count);
   for (int64_t t = 0; t < s.steps; ++t) {
     const int64_t row = t * s.rows + block.first;
@@ -143,6 +144,8 @@ void forward_block(const Sizes& s, const Block& block, const ForwardWeights& w, 
                   s.units * sizeof(float));
   }
 }
+
+}  // namespace
 
 std::tuple<at::Tensor, at::Tensor> gru_forward(
     const at::Tensor& x, const at::Tensor& h0, const at::Tensor& keep, const at::Tensor& w_ih,
@@ -162,9 +165,11 @@ std::tuple<at::Tensor, at::Tensor> gru_forward(
   return {out, saved};
 }
 
+namespace {
+
 // What one group of blocks sums up.
 struct WeightGrads {
-  std::vector<float> x, h, bias;  // [3 hidden, input], [3 hidden, hidden], [4 hidden]
+  Floats x, h, bias;  // [3 hidden, input], [3 hidden, hidden], [4 hidden]
 
   explicit WeightGrads(const Sizes& s)
       : x(3 * s.hidden * s.input, 0.0f), h(3 * s.hidden * s.hidden, 0.0f),
@@ -173,12 +178,12 @@ struct WeightGrads {
 
 struct BackwardInputs {
   const float *grad_out, *x, *h0, *keep, *out, *saved;
-  std::vector<float> w_x, w_h;
+  Floats w_x, w_h;
   float *grad_x, *grad_h0;
 };
 
 struct BackwardScratch {
-  std::vector<float> x, h, grad_h, grad_x, grad_gates, zeros;
+  Floats x, h, grad_h, grad_x, grad_gates, zeros;
 
   explicit BackwardScratch(const Sizes& s)
       : x(kBlock * s.input), h(kBlock * s.hidden), grad_h(kBlock * s.hidden),
@@ -277,7 +282,7 @@ void backward_block(const Sizes& s, const Block& block, const BackwardInputs& in
 
 // Sum over groups in order, and back to torch's (r, z, n) without padding: rows of `padded` columns
 // become rows of `like`. `parts` names which of the stored parts are r, z and n.
-at::Tensor collect(const std::vector<WeightGrads>& sums, std::vector<float> WeightGrads::*member,
+at::Tensor collect(const std::vector<WeightGrads>& sums, Floats WeightGrads::*member,
                    int64_t padded, const Sizes& s, std::array<int64_t, 3> parts,
                    const at::Tensor& like) {
   at::Tensor result = at::zeros_like(like);
@@ -303,7 +308,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tenso
   const BackwardInputs in{
       grad_out.const_data_ptr<float>(), x.const_data_ptr<float>(), h0.const_data_ptr<float>(),
       keep.const_data_ptr<float>(), out.const_data_ptr<float>(), saved.const_data_ptr<float>(),
-      want_x ? pack_backward(w_ih, s, true) : std::vector<float>(), pack_backward(w_hh, s, false),
+      want_x ? pack_backward(w_ih, s, true) : Floats(), pack_backward(w_hh, s, false),
       want_x ? grad_x.data_ptr<float>() : nullptr, grad_h0.data_ptr<float>()};
   std::vector<WeightGrads> sums(count_groups(s.rows), WeightGrads(s));
   for_each_group(s.rows, [&](int64_t group, int64_t begin, int64_t end) {

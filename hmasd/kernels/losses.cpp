@@ -12,6 +12,7 @@
 #include <tuple>
 #include <vector>
 
+#include "operations.h"
 #include "simd.h"
 
 namespace hmasd {
@@ -322,6 +323,8 @@ class SmoothnessPenalty : public torch::autograd::Function<SmoothnessPenalty> {
   }
 };
 
+}  // namespace
+
 // The first choice whose cumulated probability is above the draw, and its log-probability. Scaled by
 // the last sum, a draw is always below it: rounding can never choose past the last allowed choice.
 std::tuple<Tensor, Tensor> draw_categorical(const Tensor& logits, const Tensor& uniform) {
@@ -343,6 +346,8 @@ std::tuple<Tensor, Tensor> draw_categorical(const Tensor& logits, const Tensor& 
   }
   return {choice, logp};
 }
+
+namespace {
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> policy_loss(const Tensor& logp, const Tensor& old,
                                                        const Tensor& advantage, double clip,

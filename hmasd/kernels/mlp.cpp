@@ -15,12 +15,12 @@
 
 #include "blocks.h"
 #include "normalize.h"
+#include "operations.h"
 
 namespace hmasd {
 namespace {
 
 using at::Tensor;
-using Floats = std::vector<float>;
 
 // A vector with zeros up to a vector's width.
 Floats pad(const Tensor& source) {
@@ -51,15 +51,18 @@ struct Layer {
         in(norm.padded), out(round_up(units, kWidth)),
         packed(backward ? units * round_up(inputs, kPanel) : inputs * round_up(units, kPanel)),
         bias(pad(bias_)) {
-    Floats scaled(units * inputs);
+    Buffer scaled(units * in);
     for (int64_t unit = 0; unit < units; ++unit) {
       const float* row = weight.const_data_ptr<float>() + unit * weight.size(1);
-      for (int64_t k = 0; k < inputs; ++k) {
-        scaled[unit * inputs + k] = row[k] * norm.scale[k];
-        bias[unit] += row[k] * norm.shift[k];
-      }
+      Vec sum = {};
+      for_each_vector(inputs, [&](int64_t k, int64_t part) {
+        const Vec w = load_part(row + k, part);
+        store(scaled.data() + unit * in + k, w * load(norm.scale.data() + k));
+        sum += w * load(norm.shift.data() + k);
+      });
+      bias[unit] += sum_lanes(sum)[0];
     }
-    const Matrix matrix{scaled.data(), units, inputs, inputs};
+    const Matrix matrix{scaled.data(), units, inputs, in};
     if (backward)
       pack_rows(matrix, units, 0, packed.data());
     else
@@ -186,7 +189,8 @@ const int64_t* checked_skill(const Network& net, const Tensor& skill) {
   return data;
 }
 
-// Returns the output [rows, units] and, if `save`, what backward needs.
+}  // namespace
+
 std::tuple<Tensor, Tensor> mlp_forward(const Tensor& x, const Tensor& skill,
                                        at::TensorList parameters, double eps, bool save) {
   const Network net(x, parameters, eps, false);
@@ -196,7 +200,7 @@ std::tuple<Tensor, Tensor> mlp_forward(const Tensor& x, const Tensor& skill,
                          out.data_ptr<float>()};
   const auto block_forward = all_common(net) ? forward_block<kCommonUnits> : forward_block<0>;
   for_each_group(net.rows, [&](int64_t, int64_t begin, int64_t end) {
-    Floats scratch(net.has_head() ? kBlock * net.last().out : 0), unsaved(save ? 0 : net.kept());
+    Buffer scratch(net.has_head() ? kBlock * net.last().out : 0), unsaved(save ? 0 : net.kept());
     for (int64_t index = begin; index < end; ++index)
       block_forward(net, Block(index, net.rows), rows,
                     save ? saved.data_ptr<float>() + index * net.kept() : unsaved.data(),
@@ -204,6 +208,8 @@ std::tuple<Tensor, Tensor> mlp_forward(const Tensor& x, const Tensor& skill,
   });
   return {out, saved};
 }
+
+namespace {
 
 // What one group of blocks sums up of a layer: G transposed, [inputs up to a tile, out].
 struct LayerGrads {

@@ -59,10 +59,12 @@ def sample_categorical(logits: Tensor, generator: torch.Generator | None) -> Dra
     if generator is None:
         choice = logits.argmax(-1)
         return Draw(choice, gather_log_prob(logits.log_softmax(-1), choice))
-    uniform = torch.rand(
-        logits.shape[:-1], generator=generator, device=logits.device, dtype=logits.dtype
-    )
-    return draw_categorical(logits, uniform)
+    return draw_categorical(logits, draw_uniform(logits[..., 0], generator))
+
+
+def draw_uniform(like: Tensor, generator: torch.Generator) -> Tensor:
+    """Numbers in [0, 1) of the same shape, dtype and device."""
+    return torch.rand(like.shape, generator=generator, device=like.device, dtype=like.dtype)
 
 
 def gather_log_prob(log_probs: Tensor, choice: Tensor) -> Tensor:

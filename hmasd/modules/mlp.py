@@ -23,8 +23,8 @@ class MLP(nn.Module):
         if num_outputs is not None:
             layers.append(orthogonal(nn.Linear(hidden_size, num_outputs), SMALL_GAIN))
         self.layers = nn.Sequential(*layers)
-        self._weights = list(self.layers.parameters())  # looked up once: it is asked every step
+        self.weights = list(self.layers.parameters())  # looked up once: it is asked every step
 
     def forward(self, inputs: Tensor) -> Tensor:
         """[..., input_size] -> [..., hidden_size or num_outputs], as `layers`, in one operation."""
-        return normalized_mlp(inputs, self._weights)
+        return normalized_mlp(inputs, self.weights)

@@ -35,6 +35,8 @@ class EpisodeTracker:
         self.running_return += step.reward
         self.running_length += 1
         over = step.terminated | step.truncated
+        if not over.any():
+            return []
         ended = np.flatnonzero(over if step.lost is None else over & ~step.lost)
         episodes = [
             Episode(

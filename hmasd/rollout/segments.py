@@ -54,7 +54,9 @@ class SegmentStorage:
     def add_reward(self, reward: Tensor) -> None:
         """Add one step's team reward [E], on the host, to the open segments."""
         length = self._open["length"]
-        self._open["reward"] += reward * self.step_discount**length
+        if self.step_discount != 1:
+            reward = reward * self.step_discount**length
+        self._open["reward"] += reward
         length += 1
 
     def close(

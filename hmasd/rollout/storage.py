@@ -26,6 +26,7 @@ class RoundStorage:
         self.steps = 0
         self._last_step = -1
         self._memory: dict[str, Tensor] = {}
+        self._rows: list[dict[str, Tensor]] | None = None  # views of the memory, one per step
         self._discarded: Tensor | None = None  # [E] bool
 
     @property
@@ -55,7 +56,7 @@ class RoundStorage:
                 "before storing more"
             )
         self._refuse_a_step_twice(acting.step)
-        self._write(row_of(view, acting, outcome), self.steps, self.length)
+        self._write_row(row_of(view, acting, outcome))
         if self.steps % self.chunk_length == 0:
             chunk = self.steps // self.chunk_length
             num_chunks = self.length // self.chunk_length
@@ -92,6 +93,17 @@ class RoundStorage:
     def discarded(self) -> Tensor | None:
         """[E] bool on the host, the envs whose round does not count; None: every env's does."""
         return self._discarded
+
+    def _write_row(self, row: dict[str, Tensor]) -> None:
+        if self._rows is None or self._rows[0].keys() != row.keys():
+            self._write(row, self.steps, self.length)
+            self._rows = [
+                {name: memory[step] for name, memory in self._memory.items() if name in row}
+                for step in range(self.length)
+            ]
+            return
+        for name, place in self._rows[self.steps].items():
+            place.copy_(row[name])
 
     def _write(self, row: dict[str, Tensor], index: int, length: int) -> None:
         for name, value in row.items():
@@ -146,6 +158,7 @@ class RoundStorage:
         self.steps = state["steps"]
         self._last_step = state["last_step"]
         self._memory = {name: memory.clone() for name, memory in state["memory"].items()}
+        self._rows = None
         self._discarded = state["discarded"]
 
 

@@ -85,9 +85,9 @@ class Team:
     @torch.no_grad()
     def decide(self, view: TensorView) -> Decision | None:
         """Choose skills where the clock is due; None where it is due nowhere."""
-        envs = self.clock.due.nonzero().squeeze(-1)
-        if len(envs) == 0:
+        if not bool(self.clock.due.any()):
             return None
+        envs = self.clock.due.nonzero().squeeze(-1)
         if self.config.high_level == "random":
             decision = self._draw_skills(envs)
         else:
@@ -130,22 +130,19 @@ class Team:
         if self.skills_are_actions:
             action = self.clock.agent_skills.clone()
             return TeamAction(action, before.new_zeros(action.shape), before, restart)
-        keep = (~restart).to(self.dtype).unsqueeze(-1).expand(before.shape[:2])
+        rows = before.shape[:2]  # E, N
         mask = view.action_mask
-        output, states = self.actor(
-            view.obs.flatten(0, 1).unsqueeze(0),
-            self.clock.agent_skills.flatten().unsqueeze(0),
+        drawn, state = self.actor.act(
+            view.obs.flatten(0, 1),
+            self.clock.agent_skills.flatten(),
             before.flatten(0, 1),
-            keep.reshape(1, -1),
-            None if mask is None else mask.flatten(0, 1).unsqueeze(0),
+            (~restart).to(self.dtype).repeat_interleave(rows[1]),
+            None if mask is None else mask.flatten(0, 1),
+            self.generators.action,
         )
-        action, logp = self.actor.sample(output, self.generators.action)
-        self.hidden = states[0].unflatten(0, before.shape[:2])
+        self.hidden = state.unflatten(0, rows)
         return TeamAction(
-            action[0].unflatten(0, before.shape[:2]),
-            logp[0].unflatten(0, before.shape[:2]),
-            before,
-            restart,
+            drawn.choice.unflatten(0, rows), drawn.logp.unflatten(0, rows), before, restart
         )
 
     def play(self, view: EnvView) -> np.ndarray:
