@@ -19,8 +19,8 @@ def compiled(
 ) -> Callable[[Function], Function]:
     """Call the kernel `name` instead of the decorated function where it can do the work.
 
-    Kernels work on float32 on the CPU and are at most once differentiable. The function itself stays
-    reachable as `.eager`.
+    Kernels work on float32 on the CPU and are at most once differentiable. The function itself
+    stays reachable as `.eager`.
 
     Args:
         name: of the kernel in `torch.ops.hmasd_kernels`; it takes the function's arguments.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -99,14 +100,12 @@ class Step(NamedTuple):
     state: Tensor  # [B, d] after the step
 
 
-def _one_row_each(inputs: Tensor, skill: Tensor | None, *others: Tensor | list | None) -> bool:
+def _one_row_each(inputs: Tensor, *others: Any) -> bool:
     *tensors, mlp, gru, head = others
-    rows = len(inputs)
-    weights = [weight for part in (mlp, gru, head) for weight in part]
     return (
-        all(x is None or len(x) == rows for x in (skill, *tensors))
+        all(x is None or len(x) == len(inputs) for x in tensors)
         and not torch.is_grad_enabled()
-        and all(weight.dtype == inputs.dtype for weight in weights)
+        and all(weight.dtype == inputs.dtype for weight in (*mlp, *gru, *head))
     )
 
 
@@ -118,9 +117,9 @@ def act_categorical(
     keep: Tensor,
     mask: Tensor | None,
     uniform: Tensor,
-    mlp: list[Tensor],
-    gru: list[Tensor],
-    head: list[Tensor],
+    mlp: Sequence[Tensor],
+    gru: Sequence[Tensor],
+    head: Sequence[Tensor],
 ) -> Step:
     """See `SkillConditionedGRU.act`; skill: None where the head has no columns for it.
 
