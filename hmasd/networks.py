@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from gymnasium.spaces import Box, Discrete, Space
 from torch import Tensor, nn
+from torch.nn import functional
 
 from hmasd.config import Config
 from hmasd.modules import distributions
@@ -106,7 +107,9 @@ class SkillCoordinator(nn.Module):
 
         With caches, one pair per block, L is 1: the newest word after all those before.
         """
-        tokens = self.embed_choice(one_hot(words, self.vocabulary, encoded.dtype))
+        # One-hots through the embedding: every word once, since there are fewer words than tokens.
+        one_hots = torch.eye(self.vocabulary, dtype=encoded.dtype, device=encoded.device)
+        tokens = functional.embedding(words, self.embed_choice(one_hots))
         for block, of_block in zip(self.decoder, caches or [None] * len(self.decoder), strict=True):
             tokens = block(tokens, encoded, of_block)
         return tokens

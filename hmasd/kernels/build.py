@@ -23,7 +23,7 @@ from torch.utils import cpp_extension
 
 _LOG = logging.getLogger(__name__)
 _HERE = Path(__file__).parent
-_SOURCES = ("acting.cpp", "adam.cpp", "gru.cpp", "losses.cpp", "mlp.cpp")
+_SOURCES = ("acting.cpp", "adam.cpp", "attention.cpp", "gru.cpp", "losses.cpp", "mlp.cpp")
 _HEADERS = ("blocks.h", "normalize.h", "operations.h", "simd.h")
 # No -ffast-math: NaN must come out where NaN goes in.
 _FLAGS = ("-O3", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-fopenmp")

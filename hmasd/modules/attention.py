@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from hmasd.kernels.compiled import compiled
 from hmasd.modules.init import RELU_GAIN, SMALL_GAIN, orthogonal
 
 
@@ -51,9 +52,52 @@ class Attention(nn.Module):
         )
         return self.output(mixed.transpose(1, 2).reshape(queries.shape))
 
+    def joined(
+        self, x: Tensor, memory: Tensor, norm: nn.LayerNorm, cache: KeyValueCache | None = None
+    ) -> Tensor:
+        """norm(x + attention of x to memory), see `forward`; whole sequences in one operation."""
+        if cache is not None:
+            return norm(x + self(x, memory, cache))
+        return attend(
+            x, memory, self.num_heads, self.causal, *self.parameters(), *norm.parameters()
+        )
+
     def _heads(self, x: Tensor) -> Tensor:
         """[B, L, d] -> [B, heads, L, d / heads]."""
         return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+
+def _whole_sequences(queries: Tensor, memory: Tensor, heads: int, *others: object) -> bool:
+    return queries.shape == memory.shape and queries.dim() == 3 and queries.shape[-1] % heads == 0
+
+
+@compiled("attend", _whole_sequences)
+def attend(queries: Tensor, memory: Tensor, heads: int, causal: bool, *weights: Tensor) -> Tensor:
+    """LayerNorm(x + attention of x to the memory), both [B, L, d] -> [B, L, d].
+
+    Args:
+        queries: x.
+        memory: what is looked at.
+        heads: number of heads.
+        causal: token i sees tokens 0..i, not all.
+        weights: weight and bias of query, key, value and output, and of the norm.
+    """
+    parts = []
+    for number, x in enumerate((queries, memory, memory)):
+        linear = functional.linear(x, *weights[2 * number : 2 * number + 2])
+        parts.append(linear.unflatten(-1, (heads, -1)).transpose(1, 2))
+    mixed = functional.scaled_dot_product_attention(*parts, is_causal=causal)
+    mixed = functional.linear(mixed.transpose(1, 2).reshape(queries.shape), *weights[6:8])
+    return functional.layer_norm(queries + mixed, queries.shape[-1:], *weights[8:])
+
+
+@compiled("feed", lambda x, *weights: x.dim() == 3)
+def feed(x: Tensor, *weights: Tensor) -> Tensor:
+    """LayerNorm(x + W_2 gelu(W_1 x + b_1) + b_2), [B, L, d] -> [B, L, d]; weights in order."""
+    active = functional.gelu(functional.linear(x, *weights[:2]))
+    return functional.layer_norm(
+        x + functional.linear(active, *weights[2:4]), x.shape[-1:], *weights[4:]
+    )
 
 
 def feed_forward(size: int) -> nn.Sequential:
@@ -74,8 +118,8 @@ class EncoderBlock(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """[B, L, d] -> [B, L, d]."""
-        tokens = self.norm_attention(tokens + self.attention(tokens, tokens))
-        return self.norm_mlp(tokens + self.mlp(tokens))
+        tokens = self.attention.joined(tokens, tokens, self.norm_attention)
+        return feed(tokens, *self.mlp.parameters(), *self.norm_mlp.parameters())
 
 
 Caches = tuple[KeyValueCache, KeyValueCache]
@@ -100,6 +144,6 @@ class DecoderBlock(nn.Module):
         With caches L is 1, the newest token, and the block knows the ones before from them.
         """
         of_self, of_cross = caches or (None, None)
-        tokens = self.norm_self(tokens + self.self_attention(tokens, tokens, of_self))
-        tokens = self.norm_cross(encoded + self.cross_attention(encoded, tokens, of_cross))
-        return self.norm_mlp(tokens + self.mlp(tokens))
+        tokens = self.self_attention.joined(tokens, tokens, self.norm_self, of_self)
+        tokens = self.cross_attention.joined(encoded, tokens, self.norm_cross, of_cross)
+        return feed(tokens, *self.mlp.parameters(), *self.norm_mlp.parameters())
