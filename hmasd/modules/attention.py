@@ -82,21 +82,23 @@ def attend(queries: Tensor, memory: Tensor, heads: int, causal: bool, *weights: 
         causal: token i sees tokens 0..i, not all.
         weights: weight and bias of query, key, value and output, and of the norm.
     """
-    parts = []
-    for number, x in enumerate((queries, memory, memory)):
-        linear = functional.linear(x, *weights[2 * number : 2 * number + 2])
-        parts.append(linear.unflatten(-1, (heads, -1)).transpose(1, 2))
-    mixed = functional.scaled_dot_product_attention(*parts, is_causal=causal)
-    mixed = functional.linear(mixed.transpose(1, 2).reshape(queries.shape), *weights[6:8])
-    return functional.layer_norm(queries + mixed, queries.shape[-1:], *weights[8:])
+    *linears, scale, shift = weights
+    query, key, value = (
+        functional.linear(x, *linears[place : place + 2]).unflatten(-1, (heads, -1)).transpose(1, 2)
+        for place, x in ((0, queries), (2, memory), (4, memory))
+    )  # [B, heads, L, d / heads]
+    mixed = functional.scaled_dot_product_attention(query, key, value, is_causal=causal)
+    mixed = functional.linear(mixed.transpose(1, 2).reshape(queries.shape), *linears[6:])
+    return functional.layer_norm(queries + mixed, queries.shape[-1:], scale, shift)
 
 
 @compiled("feed", lambda x, *weights: x.dim() == 3)
 def feed(x: Tensor, *weights: Tensor) -> Tensor:
     """LayerNorm(x + W_2 gelu(W_1 x + b_1) + b_2), [B, L, d] -> [B, L, d]; weights in order."""
-    active = functional.gelu(functional.linear(x, *weights[:2]))
+    w_1, b_1, w_2, b_2, scale, shift = weights
+    active = functional.gelu(functional.linear(x, w_1, b_1))
     return functional.layer_norm(
-        x + functional.linear(active, *weights[2:4]), x.shape[-1:], *weights[4:]
+        x + functional.linear(active, w_2, b_2), x.shape[-1:], scale, shift
     )
 
 
