@@ -253,7 +253,7 @@ class SkillActor(nn.Module):
             The draw, [B, ...], and the GRU state after the step [B, d].
         """
         if self.discrete and generator is not None:
-            uniform = distributions.draw_uniform(keep, generator)
+            uniform = distributions.draw_uniform(obs[:, 0], generator)
             choice, logp, state = self.body.act(obs, skill, hidden, keep, mask, uniform)
             return Draw(choice, logp), state
         obs, skill, keep = (x.unsqueeze(0) for x in (obs, skill, keep))
