@@ -84,6 +84,7 @@ class RoundStorage:
             )
         self.length = length
         self._memory = {}
+        self._rows = None
 
     def discard(self, lost: Tensor) -> None:
         """Let nobody learn from this round of some envs; lost: [E] bool on the host."""
