@@ -15,16 +15,16 @@ from hmasd.algorithm.discoverer import Discoverer, RoundTail, critic_pass
 from hmasd.algorithm.discriminators import Discriminators
 from hmasd.algorithm.intrinsic import chance_offset, mix_rewards
 from hmasd.algorithm.optimization import Metrics, read
-from hmasd.algorithm.returns import weighted_mean
-from hmasd.algorithm.skill_usage import usage
 from hmasd.batch_schedule import next_batch_size
 from hmasd.config import Config
+from hmasd.distributed import ALONE, Ranks
 from hmasd.envs.base import BatchedEnv
 from hmasd.kernels.transfer import to_device
 from hmasd.networks import make_networks
 from hmasd.rollout.segments import SegmentStorage
 from hmasd.rollout.storage import RoundStorage
 from hmasd.rollout.team import Generators, Team
+from hmasd.round_metrics import reward_metrics, skill_metrics
 from hmasd.sync import SyncGate
 from hmasd.types import (
     Acting,
@@ -45,9 +45,17 @@ class HMASDAgent:
     One round: `act` and `store_transition` until `should_sync_update()`, then `sync_update()`.
     """
 
-    def __init__(self, config: Config, env: BatchedEnv) -> None:
-        """The env is only read for its sizes and its action space."""
+    def __init__(self, config: Config, env: BatchedEnv, ranks: Ranks = ALONE) -> None:
+        """The env is only read for its sizes and its action space.
+
+        Args:
+            config: settings of the run; its envs and its round are those of all ranks.
+            env: this rank's envs.
+            ranks: the processes that collect and learn together.
+        """
         self.config = config
+        self.ranks = ranks
+        self.share = ranks.share(config.num_envs)
         self.device = torch.device(config.device)
         self.gate = SyncGate(config.batch_size)
         self.coordinator_version = 0
@@ -59,11 +67,11 @@ class HMASDAgent:
         self._build_memory(env)
 
     def _build_updaters(self) -> None:
-        config, nets = self.config, self.networks
-        self.coordinator = Coordinator(config, nets.coordinator, nets.high_normalizer)
-        self.discoverer = Discoverer(config, nets.actor, nets.critic, nets.low_normalizer)
+        config, nets, ranks = self.config, self.networks, self.ranks
+        self.coordinator = Coordinator(config, nets.coordinator, nets.high_normalizer, ranks)
+        self.discoverer = Discoverer(config, nets.actor, nets.critic, nets.low_normalizer, ranks)
         self.discriminators = Discriminators(
-            config, nets.team_discriminator, nets.individual_discriminator
+            config, nets.team_discriminator, nets.individual_discriminator, ranks
         )
         self._learners = (
             self.coordinator.learner,
@@ -83,16 +91,17 @@ class HMASDAgent:
             config,
             self.networks.coordinator,
             self.networks.actor,
-            (config.num_envs, env.num_agents),
+            (self.share.size, env.num_agents),
             Generators(self.generators["skill"], self.generators["action"]),
+            self.share,
         )
-        rows = (config.num_envs, env.num_agents)[: 1 + self.networks.critic.sees_own]
+        rows = (self.share.size, env.num_agents)[: 1 + self.networks.critic.sees_own]
         self.critic_hidden = torch.zeros(
             *rows, config.hidden_size, dtype=self.team.dtype, device=self.device
         )
         self.low_storage: RoundStorage = RoundStorage(config.rollout_length, config.chunk_length)
         step_discount = config.gamma if config.high_discount == "smdp" else 1.0
-        self.high_storage = SegmentStorage(config.num_envs, step_discount)
+        self.high_storage = SegmentStorage(self.share.size, step_discount)
         self._next_view: TensorView | None = None
 
     # --- the guide's names --------------------------------------------------------------------
@@ -138,6 +147,11 @@ class HMASDAgent:
     def should_sync_update(self) -> bool:
         """Whether the round is full."""
         return self.gate.due()
+
+    @property
+    def _num_skills(self) -> tuple[int, int]:
+        """Of the team, and of each agent."""
+        return self.config.num_team_skills, self.networks.coordinator.num_agent_skills
 
     @property
     def _coordinator_learns(self) -> bool:
@@ -245,26 +259,35 @@ class HMASDAgent:
         """Update the networks on the full round and empty the storages that were used."""
         assert self._next_view is not None, "a full round has a last step"
         rollout = self.low_storage.rollout(self.policy_version)
-        metrics: Metrics = self._forget_lost() | self._round_metrics(rollout)
-        if self.high_storage.num_closed >= self.config.high_level_batch_size:
+        lost, closed, living = self.ranks.totals(
+            self._forget_lost(),
+            self.high_storage.num_closed,
+            1.0 if rollout.alive is None else float(rollout.alive.sum()),
+        )
+        metrics = self._round_metrics(rollout, living)
+        metrics["sync/discarded_samples"] = lost * self.low_storage.length
+        metrics["Buffer/high_level_buffer_size"] = closed
+        if closed >= self.config.high_level_batch_size:
             metrics |= self._update_coordinator(self._next_view)
         if self.config.low_level == "discoverer":
-            metrics |= self._update_discoverer(rollout, self._next_view)
+            metrics |= self._update_discoverer(rollout, self._next_view, living)
         numbers = read(metrics, self._learners)
         self.low_storage.clear()
         self.high_storage.end_round()
         return numbers
 
-    def _update_discoverer(self, rollout: LowRollout, next_view: TensorView) -> Metrics:
+    def _update_discoverer(
+        self, rollout: LowRollout, next_view: TensorView, living: float
+    ) -> Metrics:
         """Reward, advantages and update of the low level, then the discriminators'."""
         # The round's last values are those under the skills of the next step, drawn here once.
         self._decide_where_due(next_view)
         passed = critic_pass(self.networks.critic, rollout, self._tail())
         self._keep_critic_hidden(passed.last_hidden)
-        if rollout.alive is not None and not bool(rollout.alive.any()):
+        if living == 0:
             return {}  # every env was lost
         parts = self._intrinsic_rewards(rollout)
-        metrics = _reward_metrics(parts, self._counting(rollout))
+        metrics = reward_metrics(parts, self._counting(rollout), self.ranks)
         actor_batch, critic_batch = self.discoverer.prepare(rollout, parts.mixed, passed)
         if self.config.batch_schedule == "noise":
             chunks_and_envs = rollout.actor_hidden.shape[:2]
@@ -284,14 +307,18 @@ class HMASDAgent:
         """Remember where the next round's values go on."""
         self.critic_hidden = hidden
 
-    def _forget_lost(self) -> Metrics:
-        """Leave out the envs that failed in this round: nobody learns from any of its steps."""
+    def _forget_lost(self) -> float:
+        """Leave out the envs that failed in this round: nobody learns from any of its steps.
+
+        Returns:
+            How many they are.
+        """
         lost = self.low_storage.discarded
         if lost is None:
-            return {"sync/discarded_samples": 0.0}
+            return 0.0
         self.high_storage.discard(lost)
         self.team.clock.interrupt(lost)
-        return {"sync/discarded_samples": float(lost.sum()) * self.low_storage.length}
+        return float(lost.sum())
 
     def _intrinsic_rewards(self, rollout: LowRollout) -> RewardParts:
         config = self.config
@@ -322,25 +349,27 @@ class HMASDAgent:
         metrics = self.coordinator.update(self.coordinator.prepare(segments))
         self.high_storage.clear()
         return metrics | {
-            "high/segments": float(len(segments.env)),
-            "high/cut_share": float(segments.cut.double().mean()),
-            "high/segment_length": float(segments.length.double().mean()),
+            "high/segments": self.ranks.total(len(segments.env)),
+            "high/cut_share": float(self.ranks.mean(segments.cut.double())),
+            "high/segment_length": float(self.ranks.mean(segments.length.double())),
         }
 
-    def _round_metrics(self, rollout: LowRollout) -> Metrics:
-        """What the round itself tells, before any update."""
+    def _round_metrics(self, rollout: LowRollout, living: float) -> Metrics:
+        """What the round itself tells, before any update; living: 0 if every env was lost."""
         config = self.config
         versions = rollout.policy_version
-        return {
+        metrics: Metrics = {
             "Sync/BatchSize": float(self.sync_batch_size),
             "Sync/PolicyVersion": float(self.policy_version),
             "Buffer/SamplesCollected": float(self.samples_collected_this_round),
             "Buffer/low_level_buffer_size": float(self.low_storage.steps * config.num_envs),
-            "Buffer/high_level_buffer_size": float(self.high_storage.num_closed),
             "sync/policy_lag": float((self.policy_version - versions).max()),
             "sync/coordinator_version": float(self.coordinator_version),
-            **self._skill_usage(rollout),
         }
+        if living > 0:
+            weights = self._counting(rollout)
+            metrics |= skill_metrics(rollout, self._num_skills, weights, self.ranks)
+        return metrics
 
     def _counting(self, rollout: LowRollout) -> tuple[Tensor | None, Tensor | None]:
         """Weights of the team's steps [T, E], which count if any agent lives, and of agents'."""
@@ -348,16 +377,6 @@ class HMASDAgent:
             return None, None
         weight = to_device(rollout.alive, self.device, self.team.dtype)
         return weight.amax(-1), weight
-
-    def _skill_usage(self, rollout: LowRollout) -> dict[str, Tensor]:
-        """Shares of the skills among those who live; empty where every env was lost."""
-        if rollout.alive is not None and not bool(rollout.alive.any()):
-            return {}
-        sizes = self.config.num_team_skills, self.networks.coordinator.num_agent_skills
-        of_team, of_agents = self._counting(rollout)
-        return usage(rollout.team_skill, sizes[0], "skill/team", of_team) | usage(
-            rollout.agent_skills, sizes[1], "skill/agent", of_agents
-        )
 
     # --- saving -------------------------------------------------------------------------------
 
@@ -428,12 +447,3 @@ class HMASDAgent:
         content = checkpoint.load(Path(path))
         self.load_state_dict(content["agent"], content.get("config"))
         return content
-
-
-def _reward_metrics(parts: RewardParts, weights: tuple[Tensor | None, Tensor | None]) -> Metrics:
-    """Mean of each part of the discoverer's reward; weights: of the team's steps and of agents'."""
-    return {
-        "reward/extrinsic": weighted_mean(parts.extrinsic, weights[0]),
-        "reward/team": weighted_mean(parts.team, weights[0]),
-        "reward/individual": weighted_mean(parts.individual, weights[1]),
-    }

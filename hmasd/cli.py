@@ -9,11 +9,12 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, TextIO
 
 import tyro
 
 from hmasd.config import Config
+from hmasd.launch import launched
 from hmasd.presets import CHANGES, PRESETS
 from hmasd.settings import (
     ConfigError,
@@ -63,14 +64,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Train, or evaluate a checkpoint; returns the exit code (--help lists them)."""
     try:
         config = load_config(sys.argv[1:] if argv is None else argv)
-        validate(config)
+        validate(config, launched().world_size)
     except ConfigError as error:
-        print("error: " + str(error).replace("\n", "\nerror: "), file=sys.stderr)
+        _say("error: " + str(error).replace("\n", "\nerror: "), sys.stderr)
         return EXIT_BAD_INPUT
     except SystemExit as stop:  # --help, or a flag that the parser refused and explained
         return stop.code if isinstance(stop.code, int) else EXIT_BAD_INPUT
-    print(describe(config), flush=True)
+    _say(describe(config, launched().world_size), sys.stdout)
+    if config.auto_resume and config.model_path is not None:
+        _say(f"going on from {config.model_path}", sys.stdout)
     return _run(config)
+
+
+def _say(text: str, stream: TextIO) -> None:
+    """Print what all processes of a run would say alike."""
+    if launched().rank == 0:
+        print(text, file=stream, flush=True)
 
 
 def load_config(
@@ -102,6 +111,22 @@ def load_config(
     config = _parse(argv, changed(base, file))
     if model_path is not None:
         _refuse_other_shapes(base, config)
+    return _go_on(config) if config.auto_resume and not wants_help else config
+
+
+def _go_on(config: Config) -> Config:
+    """The settings with the newest good checkpoint of their folder, if there is one.
+
+    Raises:
+        ConfigError: It is another run's: its networks or its round have other shapes.
+    """
+    from hmasd.checkpoint import newest_good
+
+    path = newest_good(Path(config.output_dir) / "models")
+    if path is None:
+        return config
+    config = dataclasses.replace(config, model_path=str(path))
+    _refuse_other_shapes(stored_config(stored_settings(path), path), config)
     return config
 
 
@@ -249,6 +274,21 @@ def _description(argv: Sequence[str]) -> str:
     )
 
 
+def _train(config: Config) -> int:
+    """Train with all processes of the run; a failure here is told to the others."""
+    from hmasd.distributed import join
+    from hmasd.training.loop import train
+
+    ranks = join(config.device, config.reduce_timeout, config.rank_timeout)
+    try:
+        code = train(config, ranks)
+    except BaseException as error:
+        ranks.close(f"{type(error).__name__}: {error}")
+        raise
+    ranks.close()
+    return code
+
+
 def _run(config: Config) -> int:
     """Do the work; an error becomes a message, and a traceback in the text log."""
     import torch
@@ -259,9 +299,7 @@ def _run(config: Config) -> int:
             from hmasd.training.evaluation import evaluate_checkpoint
 
             return evaluate_checkpoint(config)
-        from hmasd.training.loop import train
-
-        return train(config)
+        return _train(config)
     except KeyboardInterrupt:
         print("stopped; nothing more was saved", file=sys.stderr)
         return EXIT_INTERRUPTED

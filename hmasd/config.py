@@ -139,6 +139,15 @@ class Config:
     discriminator_rounds: int = 10
     """Rounds whose pairs the discriminators learn from; 1: this round's only."""
 
+    compare_interval: int = 100
+    """Rounds between two comparisons of the parameters of all processes of a run (torchrun); a
+    difference ends it. 0: never."""
+    rank_timeout: float = 60.0
+    """Seconds without a sign of life (each process of a run gives one every second) after which a
+    process counts as lost: killed, frozen or cut off. The run then ends on all."""
+    reduce_timeout: float = 1800.0
+    """Seconds that the processes of a run wait for the slowest of them, which may be evaluating or
+    saving, before they give it up."""
     samples_at_once: int = 0
     """Samples that go through a network at once in an update. A larger round is done in slices
     whose gradients add up to the whole round's (gradient accumulation): the result is the same and
@@ -178,6 +187,10 @@ class Config:
     """Keep the networks of every evaluation as models/policy_<env steps>.pth, for --eval-only."""
     model_path: str | None = None
     """Checkpoint to go on from, or to evaluate."""
+    auto_resume: bool = False
+    """Go on from the newest intact checkpoint in output_dir, if there is one, else start anew: the
+    same command then starts a run and goes on with it, after a crash or under torchrun
+    --max-restarts. It counts more than model_path; give each run an output_dir of its own."""
     output_dir: str = "."
     """Folder in which models/, logs/, tf-logs/ and runs/ are made."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"

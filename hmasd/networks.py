@@ -124,16 +124,16 @@ class SkillCoordinator(nn.Module):
         self,
         state: Tensor,
         obs: Tensor,
-        generator: torch.Generator | None,
+        uniform: Tensor | None,
         mask: Tensor | None = None,
         forced: Sequence[int | None] | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Choose skills for B teams; without generator: the most likely ones.
+        """Choose skills for B teams; without random numbers: the most likely ones.
 
         Args:
             state: [B, S].
             obs: [B, N, O].
-            generator: of the draws.
+            uniform: [B, N+1] in [0, 1), which decide; None: nothing is left to chance.
             mask: [B, N, n_z] bool, individual skills that may be chosen; None: all.
             forced: Z, z^1..z^N that are not chosen but given, None where they are chosen. Later
                 choices know of given ones as of chosen ones. The mask does not hold them back.
@@ -151,7 +151,8 @@ class SkillCoordinator(nn.Module):
             head = self.agent_head if token else self.team_head
             allowed = mask[:, token - 1] if token and mask is not None else None
             logits = distributions.mask_logits(head(decoded), allowed)
-            choice, logp = distributions.sample_categorical(logits, generator)
+            number = None if uniform is None else uniform[:, token]
+            choice, logp = distributions.sample_categorical(logits, number)
             given = None if forced is None else forced[token]
             if given is not None:
                 choice = torch.full_like(choice, given)
@@ -232,11 +233,14 @@ class SkillActor(nn.Module):
         output, states = self.body(obs, skill, hidden, keep)
         return distributions.mask_logits(output, mask) if self.discrete else output, states
 
-    def sample(self, output: Tensor, generator: torch.Generator | None) -> Draw:
-        """Draw actions from `forward`'s output [..., A]; without generator: the most likely."""
+    def sample(self, output: Tensor, noise: Tensor | None) -> Draw:
+        """Draw actions from `forward`'s output [..., A]; without noise: the most likely.
+
+        Noise: uniform in [0, 1), [...], for discrete actions; of N(0, 1), [..., A], for others.
+        """
         if self.discrete:
-            return distributions.sample_categorical(output, generator)
-        return distributions.sample_gaussian(output, self.log_std, generator)
+            return distributions.sample_categorical(output, noise)
+        return distributions.sample_gaussian(output, self.log_std, noise)
 
     def act(
         self,
@@ -245,21 +249,20 @@ class SkillActor(nn.Module):
         hidden: Tensor,
         keep: Tensor,
         mask: Tensor | None,
-        generator: torch.Generator | None,
+        noise: Tensor | None,
     ) -> tuple[Draw, Tensor]:
         """One step of B agents: `forward` and `sample` without the axis of time.
 
         Returns:
             The draw, [B, ...], and the GRU state after the step [B, d].
         """
-        if self.discrete and generator is not None:
-            uniform = distributions.draw_uniform(obs[:, 0], generator)
-            choice, logp, state = self.body.act(obs, skill, hidden, keep, mask, uniform)
+        if self.discrete and noise is not None:
+            choice, logp, state = self.body.act(obs, skill, hidden, keep, mask, noise)
             return Draw(choice, logp), state
         obs, skill, keep = (x.unsqueeze(0) for x in (obs, skill, keep))
         mask = None if mask is None else mask.unsqueeze(0)
         output, states = self(obs, skill, hidden, keep, mask)
-        return self.sample(output.squeeze(0), generator), states.squeeze(0)
+        return self.sample(output.squeeze(0), noise), states.squeeze(0)
 
     def score(self, output: Tensor, action: Tensor) -> Score:
         """Log-probability of actions under `forward`'s output [..., A], and its entropy: [...]."""

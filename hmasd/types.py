@@ -25,6 +25,19 @@ class EnvOptions(NamedTuple):
     restarts: int = 0  # failed workers that are replaced
 
 
+class EnvShare(NamedTuple):
+    """Which of a run's envs this process plays: `size` of `total`, from number `first` on."""
+
+    first: int
+    size: int
+    total: int
+
+    @property
+    def rows(self) -> slice:
+        """Of anything that has a row for each env of the run."""
+        return slice(self.first, self.first + self.size)
+
+
 class EnvView(NamedTuple):
     """What the team may look at before it acts."""
 

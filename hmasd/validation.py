@@ -23,13 +23,14 @@ AT_LEAST_ZERO = frozenset(
         "env_workers",
         "env_restarts",
         "samples_at_once",
+        "compare_interval",
     }
 )
 """Whole numbers that may be 0; all others must be at least 1."""
 POSITIVE = frozenset(
     {
         *("learning_rate", "adam_eps", "max_grad_norm", "clip", "huber_delta"),
-        *("env_timeout", "eval_timeout"),
+        *("env_timeout", "reduce_timeout", "rank_timeout", "eval_timeout"),
     }
 )
 """Numbers that must be more than 0; all others must be at least 0."""
@@ -38,8 +39,8 @@ FRACTIONS = frozenset({"gamma", "gae_lambda"})
 OUTPUT_FOLDERS = ("models", "logs", "tf-logs", "runs")
 
 
-def validate(config: Config) -> None:
-    """Check every setting.
+def validate(config: Config, world_size: int = 1) -> None:
+    """Check every setting, for a run of so many processes.
 
     Raises:
         ConfigError: One line for each problem: the value, the limit and what to do.
@@ -49,6 +50,7 @@ def validate(config: Config) -> None:
         *_round_problems(config),
         *_slice_problems(config),
         *_schedule_problems(config),
+        *_rank_problems(config, world_size),
         *_network_problems(config),
         *_level_problems(config),
         *_env_problems(config),
@@ -59,7 +61,7 @@ def validate(config: Config) -> None:
         raise ConfigError("\n".join(problems))
 
 
-def describe(config: Config) -> str:
+def describe(config: Config, world_size: int = 1) -> str:
     """The numbers that follow from a valid configuration, a few lines to print at the start."""
     first = f"{config.env}, seed {config.seed}, {config.device}, {config.threads} thread(s)"
     if config.eval_only:
@@ -77,6 +79,11 @@ def describe(config: Config) -> str:
         f"of {length} steps has ceil({length} / {interval}) = {per_episode} segments",
         *_describe_coordinator(config),
     ]
+    if world_size > 1:
+        lines.append(
+            f"{world_size} processes with {envs // world_size} envs each, which collect and learn "
+            "as one"
+        )
     if interval > length:
         lines.append(
             f"note: skill_interval {interval} is longer than an episode ({length} steps): every "
@@ -197,6 +204,23 @@ def _round_problems(config: Config) -> Iterator[str]:
             f"chunk_length = {chunk} does not divide the round's steps per env, batch_size / "
             f"num_envs = {batch} / {envs} = {whole}: choose one of "
             f"{', '.join(map(str, divisors))}"
+        )
+
+
+def _rank_problems(config: Config, world_size: int) -> Iterator[str]:
+    """Every process plays as many envs, and what they do together is training."""
+    envs = config.num_envs
+    if world_size == 1:
+        return
+    if config.eval_only:
+        yield f"eval_only evaluates in one process, not in {world_size}: start it without torchrun"
+    if not config.sync_mode:
+        yield f"sync_mode = False trains in one process, not in {world_size}: leave it out"
+    if envs % world_size:
+        near = [n for n in (envs // world_size * world_size, -(-envs // world_size) * world_size)]
+        yield (
+            f"num_envs = {envs} cannot be divided among {world_size} processes: choose "
+            f"{' or '.join(str(n) for n in near if n > 0)}, or another --nproc-per-node"
         )
 
 

@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from hmasd.agent import HMASDAgent, _reward_metrics
+from hmasd.agent import HMASDAgent
 from hmasd.algorithm.optimization import Learner, TrainingError, read
 from hmasd.checkpoint import CheckpointError
 from hmasd.config import Config
 from hmasd.rollout.storage import StorageError
+from hmasd.round_metrics import reward_metrics
 from hmasd.sync import SyncError
 from tests.helpers.envs import MaskedAgents
 from tests.helpers.rounds import SMALL, Player
@@ -223,14 +224,14 @@ def test_a_loss_that_is_not_finite_closes_the_gate(
     agent, env, view = make_agent(config)
     _, view = play_rounds(agent, env, view, 1)
     _, view = play(agent, env, view, config.rollout_length)
-    step = Learner.step
+    step = Learner.accumulate
     learner = agent.discriminators.team_learner
 
     def poisoned(self: Learner, losses: Iterable[tuple[torch.Tensor, float]]) -> None:
         factor = float("nan") if self is learner else 1.0
         step(self, ((factor * loss, share) for loss, share in losses))
 
-    monkeypatch.setattr(Learner, "step", poisoned)
+    monkeypatch.setattr(Learner, "accumulate", poisoned)
     weights = parameters(agent, "team_discriminator")
     moments = learner.state_dict()["state"][0]["exp_avg"].clone()
     with pytest.raises(TrainingError, match="team discriminator's loss is nan"):
@@ -321,9 +322,9 @@ def test_dead_agents_count_in_no_metric_and_earn_no_individual_reward() -> None:
             rollout.agent_skills[spoiled] = (rollout.agent_skills[spoiled] + 1) % 3
             rollout.next_obs[spoiled] = 9.0
         parts = agent._intrinsic_rewards(rollout)
-        usage = agent._round_metrics(rollout)
+        usage = agent._round_metrics(rollout, 1.0)
         shares = {name: value for name, value in usage.items() if "agent_usage" in name}
-        rewards = _reward_metrics(parts, agent._counting(rollout))
+        rewards = reward_metrics(parts, agent._counting(rollout))
         return read(shares | rewards), parts.individual[~rollout.alive]
 
     plain, dead_reward = reported(False, "dead")

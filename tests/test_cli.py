@@ -207,7 +207,7 @@ def test_the_guides_flags(folder):
 def test_a_failing_training_is_a_message_and_exit_code_1(folder, monkeypatch, capsys):
     from hmasd.training import loop
 
-    def fail(config):
+    def fail(config, ranks):
         raise RuntimeError("loss is NaN")
 
     monkeypatch.setattr(loop, "train", fail)
@@ -218,7 +218,7 @@ def test_a_failing_training_is_a_message_and_exit_code_1(folder, monkeypatch, ca
 def test_the_code_of_training_is_the_programs(folder, monkeypatch, capsys):
     from hmasd.training import loop
 
-    monkeypatch.setattr(loop, "train", lambda config: 130)
+    monkeypatch.setattr(loop, "train", lambda config, ranks: 130)
     assert cli.main(["--output-dir", str(folder)]) == 130
     assert "= 1,024 samples" in capsys.readouterr().out
 

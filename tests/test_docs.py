@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from torch.distributed import run as torch_run
 
 from hmasd import checkpoint, cli, validation
 from hmasd.agent import HMASDAgent
@@ -67,6 +68,7 @@ FOREIGN_PROGRAMS = {"cd", ".", "source", "kill", "wait"}
 FOREIGN_MODULES = {"pytest", "pip", "venv"}
 FOREIGN_FLAGS = {"logdir", "upgrade", "depth", "recursive"} | {  # of sbatch and torchrun
     *("nodes", "cpus-per-task", "gpus-per-node", "max-restarts", "signal"),
+    *("nnodes", "node-rank", "nproc-per-node", "master-addr", "master-port"),
 }
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -125,12 +127,12 @@ def check_command(words):
         check_hmasd(rest)
     elif program == "pip":
         check_pip(rest)
-    elif program == "hmasd":
-        check_hmasd(rest)
     elif program == "sbatch":
         check_sbatch(rest)
     elif program == "kubectl":
         demand(any((ROOT / word).is_file() for word in rest) or rest[0] == "logs", words)
+    elif program == "torchrun":
+        check_torchrun(rest)
     elif program == "tensorboard":
         demand(rest[:1] == ["--logdir"] and len(rest) > 1, words)
     elif program == "git":
@@ -203,6 +205,16 @@ def check_sbatch(words):
     check_training(words[script + 1 :])
 
 
+def check_torchrun(words):
+    """Torchrun's own parser takes its flags; the rest is flags of training."""
+    try:
+        parsed = torch_run.get_args_parser().parse_args(words)
+    except SystemExit:
+        demand(False, ["torchrun", *words])
+    demand(parsed.training_script == SCRIPT, ["torchrun", *words])
+    check_training(parsed.training_script_args)
+
+
 def check_make(words):
     for word in words:
         name, equals, value = word.partition("=")
@@ -261,6 +273,9 @@ def test_every_command_is_known(page, no_files, monkeypatch):
         "python benchmarks/env_speed.py --warp 9",
         "python -m hmasd.viz.films runs/x",
         "python -m hmasd.viz.curves runs/x --colour red",
+        "torchrun --processes 2 train_sync_enhanced.py",
+        "torchrun --nproc-per-node 2 train_async.py",
+        "torchrun --nproc-per-node 2 train_sync_enhanced.py --warp 9",
         "make teach",
         'make train ARGS="--total-step 5"',
         "make train SEED=3",

@@ -44,6 +44,10 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
+def uniform(*shape: int, seed: int = 0) -> Tensor:
+    return torch.rand(shape, generator=generator(seed))
+
+
 def scene(batch: int = 6, num_agents: int = 3) -> tuple[Tensor, Tensor]:
     return torch.randn(batch, STATE), torch.randn(batch, num_agents, OBS)
 
@@ -77,7 +81,7 @@ def test_sampling_and_scoring_agree_token_by_token(
     """Trap 2: N+1 rounds of sampling and one teacher-forced pass give the same log-probs."""
     net, (state, obs) = coordinator(*shape), scene(20, shape[0])
     with torch.no_grad():
-        team, agents, logp = net.act(state, obs, None if greedy else generator())
+        team, agents, logp = net.act(state, obs, None if greedy else uniform(20, shape[0] + 1))
         scores = net.evaluate(state, obs, team, agents)
     assert (team.shape, agents.shape) == ((20,), (20, shape[0]))
     assert logp.shape == scores.logp.shape == scores.value.shape == (20, shape[0] + 1)
@@ -93,7 +97,7 @@ def test_wrong_scoring_would_be_seen(
     """Control: the usual mistakes of teacher forcing."""
     net, (state, obs) = coordinator(3, 2, 3, 1, 1), scene(20)
     with torch.no_grad():
-        team, agents, logp = net.act(state, obs, generator())
+        team, agents, logp = net.act(state, obs, uniform(20, 4))
         words = SkillCoordinator._words
         if bug == "shifted":
             monkeypatch.setattr(net, "_words", lambda t, z: words(net, t, z).roll(1, -1))
@@ -136,7 +140,7 @@ def test_sampled_skills_follow_the_scored_probabilities(float64: None) -> None:
     draws = 20_000
     with torch.no_grad():
         many = state.expand(draws, -1), obs.expand(draws, -1, -1)
-        team, agents, _ = net.act(*many, generator(3))
+        team, agents, _ = net.act(*many, uniform(draws, 3, seed=3))
         counts = torch.bincount(4 * team + 2 * agents[:, 0] + agents[:, 1], minlength=8)
         every = torch.cartesian_prod(*[torch.arange(2)] * 3)
         scores = net.evaluate(state.expand(8, -1), obs.expand(8, -1, -1), every[:, 0], every[:, 1:])
@@ -169,7 +173,7 @@ def test_first_coordinator_is_close_to_uniform() -> None:
         scene(),
     )
     with torch.no_grad():
-        team, agents, _ = net.act(state, obs, generator())
+        team, agents, _ = net.act(state, obs, uniform(6, 4))
         entropy = net.evaluate(state, obs, team, agents).entropy
     torch.testing.assert_close(
         entropy[:, 0], torch.full((6,), np.log(2.0)).float(), atol=1e-3, rtol=0
@@ -261,7 +265,7 @@ def test_masked_actions_have_no_probability_and_no_gradient() -> None:
     mask[..., 4] = False
     output, _ = actor_call(actor, obs, skill, mask)
     assert (output.softmax(-1)[~mask] == 0).all()
-    drawn = actor.sample(output, generator()).choice
+    drawn = actor.sample(output, uniform(2, 50)).choice
     assert mask.gather(-1, drawn.unsqueeze(-1)).all()
     logp, entropy = actor.score(output, drawn)
     loss = (logp + entropy).sum()
@@ -279,7 +283,7 @@ def test_continuous_actor(float64: None) -> None:
     mean, states = actor_call(actor, obs, skill)
     assert (mean.shape, states.shape) == ((2, 5, 2), (2, 5, 8))
     oracle = torch.distributions.Normal(mean, actor.log_std.exp())
-    action, drawn_logp = actor.sample(mean, generator())
+    action, drawn_logp = actor.sample(mean, torch.randn(2, 5, 2))
     logp, entropy = actor.score(mean, action)
     torch.testing.assert_close(logp, oracle.log_prob(action).sum(-1))
     torch.testing.assert_close(drawn_logp, logp)
@@ -288,11 +292,11 @@ def test_continuous_actor(float64: None) -> None:
     assert not torch.equal(action, mean)
 
 
-def test_discrete_actor_is_greedy_without_a_generator() -> None:
+def test_discrete_actor_is_greedy_without_noise() -> None:
     actor = nets().actor
     output, _ = actor_call(actor, torch.randn(2, 50, OBS), torch.randint(3, (2, 50)))
     assert torch.equal(actor.sample(output, None).choice, output.argmax(-1))
-    assert not torch.equal(actor.sample(output, generator()).choice, output.argmax(-1))
+    assert not torch.equal(actor.sample(output, uniform(2, 50)).choice, output.argmax(-1))
 
 
 @pytest.mark.parametrize("space", [MultiDiscrete([2, 3]), Box(-1, 1, (2, 2))])

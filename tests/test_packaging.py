@@ -13,7 +13,7 @@ FLOORS = {
     name: floor
     for floor, names in enumerate(
         (
-            ("types", "config", "processes"),
+            ("types", "config", "processes", "launch", "pulse"),
             (
                 "batch_schedule",
                 "kernels",
@@ -27,7 +27,7 @@ FLOORS = {
             ("modules", "validation", "viz"),
             ("networks",),
             ("algorithm", "rollout"),
-            ("sync", "trained_team"),
+            ("sync", "trained_team", "round_metrics"),
             ("agent",),
             ("training", "play"),
             ("bench",),
@@ -41,7 +41,9 @@ FLOORS = {
 SIDE_ROOMS = {  # each stands beside the walk and may import only these
     "envs": {"types", "envs", "processes"},
     "telemetry": {"types", "config", "telemetry"},
-    "distributed": {"types", "config"},
+    "distributed": {"types", "launch", "pulse"},
+    "launch": set(),
+    "pulse": set(),
     "checkpoint": {"types", "config"},
     "config": {"types"},
     "types": set(),

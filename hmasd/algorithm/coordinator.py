@@ -15,6 +15,7 @@ from hmasd.algorithm.optimization import (
     Metrics,
     Part,
     in_parts,
+    largest,
     slices,
     total_weight,
 )
@@ -25,22 +26,30 @@ from hmasd.algorithm.returns import (
     weighted_mean,
 )
 from hmasd.config import Config
+from hmasd.distributed import ALONE, Ranks
 from hmasd.kernels.transfer import to_device
 from hmasd.modules.normalization import ValueNormalizer
 from hmasd.networks import SkillCoordinator
 from hmasd.types import HighBatch, HighRollout
+
+METRICS = ("policy_loss", "value_loss", "kl", "clip_fraction", "entropy_team", "entropy_agent")
 
 
 class Coordinator:
     """The high level's network with its optimizer and value normaliser."""
 
     def __init__(
-        self, config: Config, network: SkillCoordinator, normalizer: ValueNormalizer
+        self,
+        config: Config,
+        network: SkillCoordinator,
+        normalizer: ValueNormalizer,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.config = config
+        self.ranks = ranks
         self.network = network
         self.normalizer = normalizer
-        self.learner = Learner("coordinator", network, config)
+        self.learner = Learner("coordinator", network, config, ranks)
 
     def prepare(self, segments: HighRollout) -> HighBatch:
         """Advantages and targets of a batch of segments, one per token."""
@@ -59,7 +68,7 @@ class Coordinator:
         if not segments.alive.all():
             weight = torch.cat([torch.ones_like(segments.alive[:, :1]), segments.alive], dim=1)
             weight = to_device(weight, value.device, value.dtype)
-        self.normalizer.update(target, weight)
+        self.normalizer.update(target, weight, self.ranks)
         # Before the first reward all advantages are the critic's noise. Scaled up to 1 they would
         # make the coordinator drift to some skills for no reason.
         floor = self.config.advantage_floor * self.normalizer.statistics()[1]
@@ -69,7 +78,7 @@ class Coordinator:
             team_skill=segments.team_skill,
             agent_skills=segments.agent_skills,
             logp=segments.logp,
-            advantage=standardize(advantage, weight, floor),
+            advantage=standardize(advantage, weight, floor, ranks=self.ranks),
             value=value,
             target=self.normalizer.normalize(target),
             weight=weight,
@@ -107,15 +116,15 @@ class Coordinator:
 
     def update(self, batch: HighBatch) -> Metrics:
         """All PPO epochs over one batch of segments; returns the metrics `high/...`."""
-        parts, means = self._parts(batch), Means()
+        parts, means = self._parts(batch), Means(*METRICS, ranks=self.ranks)
         ratio_errors: list[Tensor] = []
         for _ in range(self.config.coordinator_epochs):
             self.learner.step(self._losses(parts, means, ratio_errors))
-        explained = losses.explained_variance(batch.value, batch.target, batch.weight)
+        explained = losses.explained_variance(batch.value, batch.target, batch.weight, self.ranks)
         return {
             "high/grad_norm": self.learner.mean_norm(),
             **means.result("high"),
-            "high/ratio_start": 1.0 + torch.stack(ratio_errors[: len(parts)]).max(),
+            "high/ratio_start": 1.0 + largest(ratio_errors[: len(parts)], self.ranks),
             "high/explained_variance": explained,
         }
 
@@ -125,7 +134,8 @@ class Coordinator:
         for rows in slices(len(batch.state), self.config.samples_at_once):
             part: list[Any] = [None if x is None else x[rows] for x in batch]
             cut.append(HighBatch(*part))
-        return in_parts((part, total_weight(part.weight, part.target)) for part in cut)
+        weighed = ((part, total_weight(part.weight, part.target)) for part in cut)
+        return in_parts(weighed, self.ranks)
 
     def _losses(
         self, parts: list[Part[HighBatch]], means: Means, ratio_errors: list[Tensor]

@@ -17,11 +17,14 @@ from hmasd.algorithm.optimization import (
     Metrics,
     Part,
     in_parts,
+    largest,
     slices,
+    step_together,
     total_weight,
 )
 from hmasd.algorithm.returns import generalized_advantage, standardize, weighted_mean
 from hmasd.config import Config
+from hmasd.distributed import ALONE, Ranks
 from hmasd.kernels.transfer import to_device
 from hmasd.modules.normalization import ValueNormalizer
 from hmasd.networks import SkillActor, SkillCritic
@@ -90,6 +93,7 @@ def to_chunks(x: Tensor, chunk: int) -> Tensor:
     return x.unflatten(0, (-1, chunk)).transpose(0, 1)
 
 
+METRICS = ("policy_loss", "entropy", "kl", "clip_fraction", "value_loss")
 Chunks = TypeVar("Chunks", ActorBatch, CriticBatch)
 
 
@@ -126,14 +130,20 @@ class Discoverer:
     """Actor and critic of the low level with their optimizers."""
 
     def __init__(
-        self, config: Config, actor: SkillActor, critic: SkillCritic, normalizer: ValueNormalizer
+        self,
+        config: Config,
+        actor: SkillActor,
+        critic: SkillCritic,
+        normalizer: ValueNormalizer,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.config = config
+        self.ranks = ranks
         self.actor = actor
         self.critic = critic
         self.normalizer = normalizer
-        self.actor_learner = Learner("actor", actor, config)
-        self.critic_learner = Learner("critic", critic, config)
+        self.actor_learner = Learner("actor", actor, config, ranks)
+        self.critic_learner = Learner("critic", critic, config, ranks)
         self.noise_scale = NoiseScale()
 
     def prepare(
@@ -157,8 +167,8 @@ class Discoverer:
             gae_lambda=self.config.gae_lambda,
         )  # [T, E, N]
         target = advantage + value
-        self.normalizer.update(target, weight)
-        advantage = standardize(advantage, weight)
+        self.normalizer.update(target, weight, self.ranks)
+        advantage = standardize(advantage, weight, ranks=self.ranks)
         actor_batch = self._actor_batch(rollout, advantage, weight)
         return actor_batch, self._critic_batch(rollout, target, passed, weight)
 
@@ -212,16 +222,18 @@ class Discoverer:
         The gradient's parts are of some envs each: the steps of one env are not independent.
         """
         agents = len(batch.hidden) // (num_chunks * num_envs)
-        parts = in_parts(
-            (part, total_weight(part.weight, part.logp))
-            for part in split_by_env(batch, num_chunks, num_envs)
-        )
-        if len(parts) < 2:  # hardly anybody lives
+        split = split_by_env(batch, num_chunks, num_envs)
+        weighed = ((part, total_weight(part.weight, part.logp)) for part in split)
+        parts = in_parts(weighed, self.ranks)
+        if self.ranks.total(len(parts)) < 2:  # hardly anybody lives
             return {}
-        gradients = torch.stack([self._actor_gradient(part.batch, agents) for part in parts])
+        whole = self.actor_learner.gradient
+        gradients = whole.new_zeros(len(parts), len(whole))
+        for row, part in zip(gradients, parts, strict=True):
+            row.copy_(self._actor_gradient(part.batch, agents))
         share = gradients.new_tensor([part.share for part in parts])
-        samples = num_chunks * num_envs * self.config.chunk_length
-        moments = gradient_moments(gradients, share, samples)
+        samples = num_chunks * num_envs * self.config.chunk_length * self.ranks.world_size
+        moments = gradient_moments(gradients, share, samples, self.ranks)
         self.noise_scale.add(moments)
         metrics: Metrics = {
             "low/gradient_signal": moments.signal,
@@ -236,7 +248,8 @@ class Discoverer:
         """[P], without a step along it."""
         parameters = list(self.actor.parameters())
         gradient = torch.zeros_like(self.actor_learner.gradient)
-        for loss, share in self._actor_losses(self._actor_parts(batch, agents), Means(), []):
+        parts = self._actor_parts(batch, agents, ALONE)
+        for loss, share in self._actor_losses(parts, Means(*METRICS), []):
             pieces = torch.autograd.grad(loss, parameters)
             gradient += share * torch.cat([piece.flatten() for piece in pieces])
         return gradient
@@ -244,19 +257,21 @@ class Discoverer:
     def update(self, actor_batch: ActorBatch, critic_batch: CriticBatch) -> Metrics:
         """All PPO epochs over one round; returns the metrics `low/...`."""
         actor_parts, critic_parts = self._parts(actor_batch, critic_batch)
-        means = Means()
+        means = Means(*METRICS, ranks=self.ranks)
         ratio_errors: list[Tensor] = []
         for _ in range(self.config.discoverer_epochs):
-            self.actor_learner.step(self._actor_losses(actor_parts, means, ratio_errors))
-            self.critic_learner.step(self._critic_losses(critic_parts, means))
+            step_together(
+                (self.actor_learner, self._actor_losses(actor_parts, means, ratio_errors)),
+                (self.critic_learner, self._critic_losses(critic_parts, means)),
+            )
         explained = losses.explained_variance(
-            critic_batch.value, critic_batch.target, critic_batch.weight
+            critic_batch.value, critic_batch.target, critic_batch.weight, self.ranks
         )
         return {
             "low/actor_grad_norm": self.actor_learner.mean_norm(),
             "low/critic_grad_norm": self.critic_learner.mean_norm(),
             **means.result("low"),
-            "low/ratio_start": 1.0 + torch.stack(ratio_errors[: len(actor_parts)]).max(),
+            "low/ratio_start": 1.0 + largest(ratio_errors[: len(actor_parts)], self.ranks),
             "low/explained_variance": explained,
         }
 
@@ -264,17 +279,21 @@ class Discoverer:
         """Both batches as they go through the networks: whole chunks, of all agents alike."""
         chunks = self.config.samples_at_once // self.config.chunk_length
         critic_parts = in_parts(
-            (part, total_weight(part.weight, part.target)) for part in cut_chunks(critic, chunks)
+            ((part, total_weight(part.weight, part.target)) for part in cut_chunks(critic, chunks)),
+            self.ranks,
         )
         agents = actor.hidden.shape[0] // critic.hidden.shape[0]
-        return self._actor_parts(actor, agents), critic_parts
+        return self._actor_parts(actor, agents, self.ranks), critic_parts
 
-    def _actor_parts(self, batch: ActorBatch, agents: int) -> list[Part[ActorBatch]]:
+    def _actor_parts(self, batch: ActorBatch, agents: int, ranks: Ranks) -> list[Part[ActorBatch]]:
         """The batch as it goes through the actor."""
         chunks = self.config.samples_at_once // self.config.chunk_length
         return in_parts(
-            (part, total_weight(part.weight, part.logp))
-            for part in cut_chunks(batch, chunks * agents)
+            (
+                (part, total_weight(part.weight, part.logp))
+                for part in cut_chunks(batch, chunks * agents)
+            ),
+            ranks,
         )
 
     def _actor_losses(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 
 import torch
@@ -15,20 +16,26 @@ from hmasd.algorithm.optimization import (
     Part,
     in_parts,
     slices,
+    step_together,
     total_weight,
 )
 from hmasd.config import Config
+from hmasd.distributed import ALONE, Ranks
 from hmasd.kernels.transfer import to_device
 from hmasd.modules.distributions import score_categorical
 from hmasd.networks import IndividualDiscriminator, TeamDiscriminator
-from hmasd.types import LowRollout
+from hmasd.types import EnvShare, LowRollout
+
+EVERY_ENV = EnvShare(0, 1, 1)
 
 
 class PairHistory:
     """The latest (state, skill) pairs, as many as `num_rounds` rounds hold; oldest overwritten."""
 
-    def __init__(self, num_rounds: int) -> None:
+    def __init__(self, num_rounds: int, share: EnvShare = EVERY_ENV) -> None:
+        """`share`: of all ranks' envs, those whose pairs are added here; by default all are."""
         self.num_rounds = num_rounds
+        self.share = share
         self.pairs_added = 0  # since the memory was laid out
         self._memory: dict[str, Tensor] = {}  # [num_rounds * T*E, ...] each
 
@@ -73,14 +80,41 @@ class PairHistory:
             self._memory[name][:kept] = memory[latest.to(memory.device)]
         self.pairs_added = kept
 
-    def sample(self, generator: torch.Generator) -> dict[str, Tensor]:
-        """As many pairs as one round holds; all of them in order if one round is all there is."""
+    def draw(self, generator: torch.Generator) -> Tensor | None:
+        """Places of as many pairs as one round holds; None: all, if one round is all there is.
+
+        The draw is among the pairs of all ranks; what it finds here is this rank's share of it.
+        """
         if self.num_rounds == 1:
-            return dict(self._memory)
+            return None
         stored, size = min(self.pairs_added, self.capacity), self.capacity // self.num_rounds
         device = self._memory["state"].device
-        index = torch.randint(stored, (size,), generator=generator, device=device)
-        return {name: memory.index_select(0, index) for name, memory in self._memory.items()}
+        ranks = self.share.total // self.share.size
+        index = torch.randint(stored * ranks, (size * ranks,), generator=generator, device=device)
+        return self._here(index)
+
+    def at(self, places: Tensor | None) -> dict[str, Tensor]:
+        """The pairs at places [n]; None: all in order."""
+        if places is None:
+            return dict(self._memory)
+        return {name: memory.index_select(0, places) for name, memory in self._memory.items()}
+
+    def weights(self, places: Tensor | None) -> tuple[float, float]:
+        """How many of the pairs at places count: steps where any agent lives, and living agents."""
+        alive = self._memory.get("alive")
+        if alive is not None:
+            alive = alive if places is None else alive.index_select(0, places)
+            return float(alive.any(-1).sum()), float(alive.sum())
+        num_pairs = self.capacity if places is None else len(places)
+        return float(num_pairs), float(num_pairs * self._memory["agent_skills"].shape[-1])
+
+    def _here(self, index: Tensor) -> Tensor:
+        """Of places among all ranks' pairs, those of this rank's, as places among its own."""
+        first, size, total = self.share
+        if size == total:
+            return index
+        step, env = index // total, index % total - first
+        return (step * size + env)[(env >= 0) & (env < size)]
 
     def state_dict(self) -> dict[str, object]:
         """Everything needed to go on exactly."""
@@ -101,17 +135,22 @@ class Discriminators:
     """q_D and q_d with their optimizers and the pairs they learn from."""
 
     def __init__(
-        self, config: Config, team: TeamDiscriminator, individual: IndividualDiscriminator
+        self,
+        config: Config,
+        team: TeamDiscriminator,
+        individual: IndividualDiscriminator,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.config = config
+        self.ranks = ranks
         self.team = team
         self.individual = individual
         # A discriminator whose reward has no weight is neither asked nor trained.
         self.team_counts = config.team_coef > 0
         self.individual_counts = config.individual_coef > 0
-        self.history = PairHistory(config.discriminator_rounds)
-        self.team_learner = Learner("team discriminator", team, config)
-        self.individual_learner = Learner("individual discriminator", individual, config)
+        self.history = PairHistory(config.discriminator_rounds, ranks.share(config.num_envs))
+        self.team_learner = Learner("team discriminator", team, config, ranks)
+        self.individual_learner = Learner("individual discriminator", individual, config, ranks)
 
     @torch.no_grad()
     def log_probs(self, rollout: LowRollout) -> tuple[Tensor, Tensor]:
@@ -133,13 +172,17 @@ class Discriminators:
             return {}
         self.history.add(rollout)
         metrics: Metrics = {}
-        means = Means()
-        for _ in range(self.config.discriminator_epochs):
-            pairs = self.history.sample(generator)
+        means = Means(*self._metric_names(), ranks=self.ranks)
+        draws = [self.history.draw(generator) for _ in range(self.config.discriminator_epochs)]
+        totals = self._totals(draws)
+        for draw, team_total, individual_total in zip(draws, totals, totals, strict=True):
+            pairs, steps = self.history.at(draw), []
             if self.team_counts:
-                self.team_learner.step(self._team_losses(pairs, means))
+                steps += [(self.team_learner, self._team_losses(pairs, means, team_total))]
             if self.individual_counts:
-                self.individual_learner.step(self._individual_losses(pairs, means))
+                losses = self._individual_losses(pairs, means, individual_total)
+                steps += [(self.individual_learner, losses)]
+            step_together(*steps)
         if self.team_counts:
             metrics["disc/team_grad_norm"] = self.team_learner.mean_norm()
             metrics["disc/team_chance"] = 1 / self.config.num_team_skills
@@ -148,8 +191,13 @@ class Discriminators:
             metrics["disc/individual_chance"] = 1 / self.config.num_agent_skills
         return metrics | means.result("disc")
 
-    def _parts(self, pairs: dict[str, Tensor], skill: str) -> list[Part[dict[str, Tensor]]]:
-        """The pairs as they go through a network, each with the weight that its skill has."""
+    def _parts(
+        self, pairs: dict[str, Tensor], skill: str, total: float | None
+    ) -> list[Part[dict[str, Tensor]]]:
+        """The pairs as they go through a network, each with the weight that its skill has.
+
+        `total`: what all ranks' pairs weigh.
+        """
         weights = {}
         if "alive" in pairs:  # a step counts for the team if any agent lives
             alive = pairs["alive"].to(pairs["obs"].dtype)
@@ -159,13 +207,29 @@ class Discriminators:
             {name: x[rows] for name, x in pairs.items()}
             for rows in slices(len(pairs[skill]), self.config.samples_at_once)
         )
-        return in_parts((part, total_weight(part.get("weight"), part[skill])) for part in cut)
+        weighed = ((part, total_weight(part.get("weight"), part[skill])) for part in cut)
+        return in_parts(weighed, self.ranks, total)
+
+    def _totals(self, draws: list[Tensor | None]) -> Iterator[float | None]:
+        """What the pairs of all ranks weigh, per draw for the team's and the individuals' network.
+
+        Alone nobody needs to know beforehand, and to ask the device would be to wait for it.
+        """
+        if self.ranks.world_size == 1:
+            return itertools.repeat(None, 2 * len(draws))
+        weights = [weight for draw in draws for weight in self.history.weights(draw)]
+        return iter(self.ranks.totals(*weights))
+
+    def _metric_names(self) -> list[str]:
+        trained = ("team", self.team_counts), ("individual", self.individual_counts)
+        kinds = ("loss", "accuracy", "roughness")
+        return [f"{name}_{kind}" for name, counts in trained if counts for kind in kinds]
 
     def _team_losses(
-        self, pairs: dict[str, Tensor], means: Means
+        self, pairs: dict[str, Tensor], means: Means, total: float | None
     ) -> Iterator[tuple[Tensor, float]]:
         """The loss of each part and its share; notes what it is made of."""
-        for part, weight, share in self._parts(pairs, "team_skill"):
+        for part, weight, share in self._parts(pairs, "team_skill", total):
             logits, roughness = self._score(self.team, part, "state", ())
             team = losses.skill_loss(logits, part["team_skill"], part.get("weight"))
             yield team.loss + roughness, share
@@ -174,10 +238,10 @@ class Discriminators:
             )
 
     def _individual_losses(
-        self, pairs: dict[str, Tensor], means: Means
+        self, pairs: dict[str, Tensor], means: Means, total: float | None
     ) -> Iterator[tuple[Tensor, float]]:
         """The loss of each part and its share; notes what it is made of."""
-        for part, weight, share in self._parts(pairs, "agent_skills"):
+        for part, weight, share in self._parts(pairs, "agent_skills", total):
             skills = part["team_skill"].unsqueeze(-1).expand_as(part["agent_skills"])
             logits, roughness = self._score(self.individual, part, "obs", (skills,))
             individual = losses.skill_loss(logits, part["agent_skills"], part.get("weight"))

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from hmasd.algorithm.returns import weighted_mean
+from hmasd.distributed import ALONE, Ranks
 from hmasd.kernels.compiled import compiled
 from hmasd.modules.distributions import score_categorical
 
@@ -124,17 +125,18 @@ def smoothness_penalty(both: Tensor, limit: float, weight: Tensor | None = None)
     return weighted_mean(excess.clamp(min=0), weight)
 
 
-def explained_variance(prediction: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+def explained_variance(
+    prediction: Tensor, target: Tensor, weight: Tensor | None = None, ranks: Ranks = ALONE
+) -> Tensor:
     """1 - Var(target - prediction) / Var(target); 1 perfect, 0 no better than a constant.
 
     Args:
         prediction: broadcastable to target.
         target: any shape.
         weight: of target's shape, 0 for what does not count; or None.
+        ranks: whose predictions all count.
     """
-    counts = None if weight is None else (weight > 0).to(target.dtype)
-    return 1 - _variance(target - prediction, counts) / _variance(target, counts).clamp(min=1e-8)
-
-
-def _variance(x: Tensor, weight: Tensor | None) -> Tensor:
-    return weighted_mean((x - weighted_mean(x, weight)).square(), weight)
+    both = (target - prediction).double(), target.double()
+    columns = [(moment, weight) for x in both for moment in (x, x.square())]
+    error, error_square, mean, square = ranks.means(*columns)
+    return 1 - (error_square - error**2) / (square - mean**2).clamp(min=1e-8)

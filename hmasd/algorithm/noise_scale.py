@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from hmasd.distributed import ALONE, Ranks
+
 DECAY = 0.98
 """Of the running means: they remember about 1 / (1 - DECAY) = 50 rounds."""
 LEAST_ROUNDS = 50
@@ -24,7 +26,9 @@ class GradientMoments(NamedTuple):
     noise: float  # tr Σ, the variance of one sample's gradient
 
 
-def gradient_moments(gradients: Tensor, share: Tensor, batch_size: int) -> GradientMoments:
+def gradient_moments(
+    gradients: Tensor, share: Tensor, batch_size: int, ranks: Ranks = ALONE
+) -> GradientMoments:
     """The two moments from a batch in independent parts (appendix A.1 there, for K parts).
 
     E|g_k|² = |G|² + tr Σ / B_k for part k, and likewise for the whole g = Σ p_k g_k with all B.
@@ -33,11 +37,12 @@ def gradient_moments(gradients: Tensor, share: Tensor, batch_size: int) -> Gradi
         gradients: g_k, [K, P] with K ≥ 2, mean gradient of each part.
         share: p_k, [K], part of the batch's samples that lie in each; all above 0, adds up to 1.
         batch_size: B, samples of the whole.
+        ranks: over whose parts, all together, all of this is meant.
     """
     gradients, share = gradients.double(), share.double()
-    whole = (share @ gradients).square().sum()
-    parts = share @ gradients.square().sum(-1)
-    noise = batch_size * (parts - whole) / (len(share) - 1)
+    whole = ranks.sum(share @ gradients).square().sum()
+    parts = ranks.sum(share @ gradients.square().sum(-1))
+    noise = batch_size * (parts - whole) / (ranks.total(len(share)) - 1)
     return GradientMoments(float(whole - noise / batch_size), float(noise))
 
 

@@ -13,8 +13,8 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
-from hmasd.algorithm.returns import weighted_mean
 from hmasd.config import Config
+from hmasd.distributed import ALONE, Ranks
 from hmasd.kernels.adam import ClippedAdam
 from hmasd.kernels.transfer import to_device, to_host
 
@@ -35,17 +35,27 @@ class Part(NamedTuple, Generic[Batch]):
     share: float  # of what counts in the whole batch: the weight of this part's mean loss
 
 
-def in_parts(batches: Iterable[tuple[Batch, Tensor | float]]) -> list[Part[Batch]]:
-    """The parts of a batch, with how much each weighs; one in which nobody counts is left out.
+def in_parts(
+    batches: Iterable[tuple[Batch, Tensor | float]],
+    ranks: Ranks = ALONE,
+    total: float | None = None,
+) -> list[Part[Batch]]:
+    """This rank's parts of a batch, with how much each weighs in the batch of all ranks.
 
-    Several parts have to be weighed against each other, which waits for the device where weights
-    are there; a batch in one part is taken as it is.
+    One in which nobody counts is left out. Several parts have to be weighed against each other,
+    which waits for the device where weights are there; one part of one rank is taken as it is.
+
+    Args:
+        batches: the parts and their weights.
+        ranks: which have the batch together.
+        total: the whole batch's weight, where it is known.
     """
     cut = list(batches)
-    if len(cut) == 1:
+    if len(cut) == ranks.world_size == 1:
         return [Part(*cut[0], 1.0)]
-    weights = read({str(i): weight for i, (_, weight) in enumerate(cut)}).values()
-    total = sum(weights)
+    weights = list(read({str(i): weight for i, (_, weight) in enumerate(cut)}).values())
+    if total is None:
+        total = ranks.total(sum(weights))
     counting = zip((batch for batch, _ in cut), weights, strict=True)
     return [Part(batch, weight, weight / total) for batch, weight in counting if weight > 0]
 
@@ -68,9 +78,10 @@ class Learner:
     then one operation on one tensor instead of a few on each of dozens of small ones.
     """
 
-    def __init__(self, name: str, network: nn.Module, config: Config) -> None:
-        """`name` stands in error messages and in checkpoints."""
+    def __init__(self, name: str, network: nn.Module, config: Config, ranks: Ranks = ALONE) -> None:
+        """`name` stands in error messages and in checkpoints; ranks: whose gradients add up."""
         self.name = name
+        self.ranks = ranks
         self.network = network
         self.optimizer = ClippedAdam(
             _flatten(network), config.max_grad_norm, config.learning_rate, config.adam_eps
@@ -86,10 +97,11 @@ class Learner:
         return gradient
 
     def step(self, losses: Iterable[tuple[Tensor, float]]) -> None:
-        """Backward each part's loss, clip, step.
+        """One gradient step on this network alone; see `step_together`."""
+        step_together((self, losses))
 
-        Nothing here waits for the device. If a loss or its gradient is not finite, this step and
-        those that follow change nothing until `read`, which raises.
+    def accumulate(self, losses: Iterable[tuple[Tensor, float]]) -> None:
+        """Backward each part's loss.
 
         Args:
             losses: mean loss of each part and its share of the whole. The next part is not asked
@@ -98,7 +110,6 @@ class Learner:
         self.gradient.zero_()
         for loss, share in losses:
             self.backward(loss, share)
-        self.apply()
 
     def backward(self, loss: Tensor, share: float = 1.0) -> None:
         """Add a loss's gradient, times what it counts, to what is there already."""
@@ -157,6 +168,23 @@ class Learner:
         )
 
 
+def step_together(*steps: tuple[Learner, Iterable[tuple[Tensor, float]]]) -> None:
+    """One gradient step on each of some networks, with one reduction over the ranks.
+
+    Nothing here waits for the device. If a loss or its gradient is not finite, this step of its
+    network and those that follow change nothing until `read`, which raises.
+
+    Args:
+        steps: networks and the losses that `Learner.accumulate` takes.
+    """
+    for learner, losses in steps:
+        learner.accumulate(losses)
+    learners = [learner for learner, _ in steps]
+    learners[0].ranks.sum_all([learner.gradient for learner in learners])
+    for learner in learners:
+        learner.apply()
+
+
 def _flatten(network: nn.Module) -> nn.Parameter:
     """Move a network's parameters and gradients into one tensor each, of which they are views."""
     parameters = list(network.parameters())
@@ -171,29 +199,46 @@ def _flatten(network: nn.Module) -> nn.Parameter:
 
 
 class Means:
-    """Weighted means of scalars over the parts and steps of one update."""
+    """Weighted means of scalars over an update's parts, steps and ranks."""
 
-    def __init__(self) -> None:
-        self._values: dict[str, list[Tensor]] = {}
-        self._weights: dict[str, list[Tensor | float]] = {}
+    def __init__(self, *names: str, ranks: Ranks = ALONE) -> None:
+        """`names`: of all that will be added, by any rank."""
+        self._values: dict[str, list[Tensor]] = {name: [] for name in names}
+        self._weights: dict[str, list[Tensor | float]] = {name: [] for name in names}
+        self._ranks = ranks
 
     def add(self, weight: Tensor | float, **values: Tensor) -> None:
         """Take in one part's means, each over entries of this weight in all."""
         for name, value in values.items():
-            self._values.setdefault(name, []).append(value.detach())
-            self._weights.setdefault(name, []).append(weight)
+            self._values[name].append(value.detach())
+            self._weights[name].append(weight)
 
     def result(self, prefix: str) -> Metrics:
         """`{prefix/name: mean}`."""
-        return {f"{prefix}/{name}": self._mean(name) for name in self._values}
+        found = [x for values in self._values.values() for x in values]
+        device = found[0].device if found else torch.device("cpu")
+        sums = torch.stack([self._sum(name, device) for name in self._values])
+        total, weight = self._ranks.sum(sums).unbind(-1)
+        means = (total / weight).unbind()
+        return {f"{prefix}/{name}": x for name, x in zip(self._values, means, strict=True)}
 
-    def _mean(self, name: str) -> Tensor:
-        values, weights = torch.stack(self._values[name]), self._weights[name]
+    def _sum(self, name: str, device: torch.device) -> Tensor:
+        """Of weight times value, and of the weights: [2] float64."""
+        if not self._values[name]:
+            return torch.zeros(2, dtype=torch.float64, device=device)
+        values, weights = torch.stack(self._values[name]).double(), self._weights[name]
         on_device = [x for x in weights if isinstance(x, Tensor)]
         if on_device:  # all of them are
-            return weighted_mean(values, torch.stack(on_device))
-        counted = torch.tensor(weights, dtype=values.dtype)
-        return weighted_mean(values, to_device(counted, values.device))
+            weight = torch.stack(on_device).double()
+        else:
+            weight = to_device(torch.tensor(weights, dtype=torch.float64), device)
+        return torch.stack([(values * weight).sum(), weight.sum()])
+
+
+def largest(numbers: list[Tensor], ranks: Ranks) -> Tensor:
+    """The largest scalar of all ranks; 0 if there is none."""
+    found = torch.stack(numbers).max() if numbers else torch.zeros(())
+    return ranks.largest(found.double())
 
 
 def read(metrics: Metrics, learners: Sequence[Learner] = ()) -> dict[str, float]:
@@ -203,8 +248,8 @@ def read(metrics: Metrics, learners: Sequence[Learner] = ()) -> dict[str, float]
         TrainingError: a loss or gradient of one of the learners was not finite.
     """
     groups = [metrics, *(learner.told() for learner in learners)]
-    scalars = [x.double() for group in groups for x in group.values() if isinstance(x, Tensor)]
-    numbers = iter(to_host(torch.stack(scalars)).tolist() if scalars else ())
+    tensors = [x for group in groups for x in group.values() if isinstance(x, Tensor)]
+    numbers = iter(_on_host(tensors))
     numbers_of, *told = (
         {name: next(numbers) if isinstance(x, Tensor) else x for name, x in group.items()}
         for group in groups
@@ -212,3 +257,14 @@ def read(metrics: Metrics, learners: Sequence[Learner] = ()) -> dict[str, float]
     for learner, of_steps in zip(learners, told, strict=True):
         learner.check(of_steps)
     return numbers_of
+
+
+def _on_host(scalars: Sequence[Tensor]) -> list[float]:
+    """Scalars as numbers, in one wait for each device that they are on."""
+    values = [0.0] * len(scalars)
+    for device in {x.device for x in scalars}:
+        places = [i for i, x in enumerate(scalars) if x.device == device]
+        here = to_host(torch.stack([scalars[i].double() for i in places])).tolist()
+        for place, value in zip(places, here, strict=True):
+            values[place] = value
+    return values

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from hmasd.distributed import ALONE, Ranks
+
 
 def generalized_advantage(
     reward: Tensor,
@@ -49,7 +51,11 @@ def weighted_mean(x: Tensor, weight: Tensor | None) -> Tensor:
 
 
 def standardize(
-    advantage: Tensor, weight: Tensor | None = None, floor: Tensor | float = 0.0, eps: float = 1e-5
+    advantage: Tensor,
+    weight: Tensor | None = None,
+    floor: Tensor | float = 0.0,
+    eps: float = 1e-5,
+    ranks: Ranks = ALONE,
 ) -> Tensor:
     """Shift advantages of any shape to mean 0 and scale them to standard deviation 1.
 
@@ -58,9 +64,11 @@ def standardize(
         weight: of the same shape, how often each entry counts; None: once.
         floor: advantages that vary less than this are noise and are not scaled up to 1.
         eps: keeps the division finite.
+        ranks: mean and deviation are those of all their advantages.
     """
-    mean = weighted_mean(advantage, weight)
-    variance = weighted_mean((advantage - mean).square(), weight)
+    exact = advantage.double()
+    mean, square = ranks.means((exact, weight), (exact.square(), weight))
+    mean, variance = mean.to(advantage), (square - mean.square()).clamp(min=0).to(advantage)
     return (advantage - mean) / (variance.sqrt().clamp(min=floor) + eps)
 
 

@@ -271,6 +271,7 @@ class AliceAndBob:
             if value < 1:
                 raise ValueError(f"{name} is {value}, but must be at least 1")
         self.num_envs = num_envs
+        self.first_env = 0
         self.episode_length = episode_length
         self.layout = make_layout(size, num_pairs)
         self.state_size = (size + 2) ** 2
@@ -281,8 +282,8 @@ class AliceAndBob:
         self._out = _make_out(num_envs, self.state_size)
 
     def reset(self, seed: int) -> EnvView:
-        """Start new episodes in all envs; what env e does depends on (seed, e) alone."""
-        self._memory.rng[:] = seed_states(seed, self.num_envs)
+        """Start new episodes; what env e does depends on (seed, first_env + e) alone."""
+        self._memory.rng[:] = seed_states(seed, self.num_envs, self.first_env)
         _restart_all(self.layout, self._memory, self._out.obs, self._out.state)
         self._start()
         return EnvView(self._out.obs, self._out.state)

@@ -28,7 +28,9 @@ class BatchedEnv(Protocol):
     def reset(self, seed: int) -> EnvView:
         """Start new episodes in all envs; the seed decides everything random from here on.
 
-        What env e does should depend on (seed, e) alone, not on `num_envs`.
+        What env e does should depend on (seed, e) alone, not on `num_envs`. A batch may have a
+        `first_env`, 0 unless it is set before: the number of its first env among the run's, which
+        then counts as e. Several processes play what one would, if theirs have it.
         """
 
     def step(self, action: np.ndarray) -> EnvStep:

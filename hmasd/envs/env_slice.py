@@ -52,6 +52,7 @@ class BatchArrays(NamedTuple):
     final_obs: np.ndarray  # [E, N, O] float32
     final_state: np.ndarray  # [E, S] float32
     action: np.ndarray  # [E, N] int64 or [E, N, A] float32: to be played next
+    number: np.ndarray  # [E] int64: which env of the run it is
     seed: np.ndarray  # [E] uint64: what reset(seed) was given
     episode: np.ndarray  # [E] int64: number of the env's episode since then
     clock: np.ndarray  # [E] int64: steps played in it
@@ -103,6 +104,7 @@ def array_shapes(
         "final_obs": (obs, numbers),
         "final_state": (state, numbers),
         "action": ((envs, *per_env), actions),
+        "number": ((envs,), counts),
         "seed": ((envs,), np.dtype(np.uint64)),
         "episode": ((envs,), counts),
         "clock": ((envs,), counts),
@@ -125,16 +127,15 @@ def episode_seed(seed: int, env: int, episode: int) -> int:
 
 
 class EnvSlice:
-    """Envs `first`, `first + 1`, ... of a batch, one per row of `arrays`.
+    """Envs of a batch, one per row of `arrays`.
 
     `reset`, `step` and `replay` read what they need from the arrays and write their results there.
     """
 
-    def __init__(self, envs: Sequence[SingleEnv], arrays: BatchArrays, first: int = 0) -> None:
+    def __init__(self, envs: Sequence[SingleEnv], arrays: BatchArrays) -> None:
         """The envs belong to the slice from here on, which closes them."""
         self.envs = list(envs)
         self.arrays = arrays
-        self.first = first
         self._length = arrays.played.shape[1]  # L, the episode's limit
         self._ends = EndPictures()
         # Each field's array and the shape of one row of it, at hand for every step.
@@ -294,17 +295,18 @@ class EnvSlice:
 
     def _seed(self, row: int) -> int:
         arrays = self.arrays
-        return episode_seed(int(arrays.seed[row]), self.first + row, int(arrays.episode[row]))
+        number, episode = int(arrays.number[row]), int(arrays.episode[row])
+        return episode_seed(int(arrays.seed[row]), number, episode)
 
     def _error(self, row: int, what: str) -> EnvError:
         """The error with all that is needed to see it again."""
-        where, told = place(self.arrays, row, self.first), last_actions(self.arrays, row)
+        where, told = place(self.arrays, row), last_actions(self.arrays, row)
         return EnvError(f"{where}: {what}{told}")
 
 
-def place(arrays: BatchArrays, row: int, first: int) -> str:
-    """Where the env of a row is, in words; first: number of the env of row 0."""
-    env, episode = first + row, int(arrays.episode[row])
+def place(arrays: BatchArrays, row: int) -> str:
+    """Where the env of a row is, in words."""
+    env, episode = int(arrays.number[row]), int(arrays.episode[row])
     seed = episode_seed(int(arrays.seed[row]), env, episode)
     return (
         f"env {env}, step {int(arrays.clock[row])} of episode {episode} (its reset had seed {seed})"

@@ -84,6 +84,7 @@ class JaxMarlEnv:
             if value < 1:
                 raise ValueError(f"{name} is {value}, but must be at least 1")
         self.num_envs = num_envs
+        self.first_env = 0
         self.num_agents = len(game.agents)
         self.episode_length = episode_length
         self._game = game
@@ -110,8 +111,9 @@ class JaxMarlEnv:
         self._last_step: tuple[_Memory, np.ndarray] | None = None  # what it began with
 
     def reset(self, seed: int) -> EnvView:
-        """Start new episodes in all envs; what env e does depends on (seed, e) alone."""
-        keys = seed_states(seed, self.num_envs).view(np.uint32).reshape(self.num_envs, 2)
+        """Start new episodes; what env e does depends on (seed, first_env + e) alone."""
+        states = seed_states(seed, self.num_envs, self.first_env)
+        keys = states.view(np.uint32).reshape(self.num_envs, 2)
         self._memory, seen = self._begin_all(jax.device_put(keys, self._cpu))
         self._last_step = None
         return _view(seen)

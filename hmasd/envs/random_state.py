@@ -36,19 +36,20 @@ def next_uniform(states: np.ndarray, env: int) -> float:
 
 
 @njit(cache=True)
-def _seed_states(seed: np.uint64, states: np.ndarray) -> None:
+def _seed_states(seed: np.uint64, first: int, states: np.ndarray) -> None:
     """Fill states [E], far apart for neighbouring seeds and envs."""
     base = _mix(seed + _STEP)
     for env in range(states.shape[0]):
-        states[env] = _mix(base ^ _mix(_STEP * np.uint64(env + 1)))
+        states[env] = _mix(base ^ _mix(_STEP * np.uint64(first + env + 1)))
 
 
-def seed_states(seed: int, num_envs: int) -> np.ndarray:
+def seed_states(seed: int, num_envs: int, first: int = 0) -> np.ndarray:
     """Start the generators of `num_envs` envs.
 
     Args:
         seed: 0 <= seed < 2**64.
         num_envs: E.
+        first: number of the first of them.
 
     Returns:
         states: [E] uint64.
@@ -59,5 +60,5 @@ def seed_states(seed: int, num_envs: int) -> np.ndarray:
     if not 0 <= seed < 2**64:
         raise ValueError(f"the seed is {seed}, but must be in 0..2**64 - 1")
     states = np.zeros(num_envs, dtype=np.uint64)
-    _seed_states(np.uint64(seed), states)
+    _seed_states(np.uint64(seed), first, states)
     return states

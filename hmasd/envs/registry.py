@@ -8,11 +8,13 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from hmasd.envs.extras import import_extra
 
 if TYPE_CHECKING:  # naming the envs, for --help, must not import torch
     from hmasd.envs.base import BatchedEnv
-    from hmasd.types import EnvOptions
+    from hmasd.types import EnvOptions, EnvShare, EnvView
 
 
 def _make_alice_and_bob(
@@ -103,6 +105,20 @@ def make_env(
         return make_user_env(name, num_envs, episode_length, options)
     refuse_workers(name, options)
     return _bound(name, num_envs, episode_length, parse_env_args(options.env_args))()
+
+
+def start_envs(env: BatchedEnv, seed: int, share: EnvShare) -> EnvView:
+    """Start a rank's share of a run's envs.
+
+    They play what they would beside all others in one process, if the batch has a `first_env`.
+    Otherwise each rank's batch is given a seed of its own.
+    """
+    if hasattr(env, "first_env"):
+        env.first_env = share.first
+    elif share.first > 0:
+        words = np.random.SeedSequence((seed, share.first)).generate_state(1, np.uint32)
+        seed = int(words[0]) >> 1
+    return env.reset(seed)
 
 
 def _bound(

@@ -232,6 +232,7 @@ class SimpleSpread:
             if value < 1:
                 raise ValueError(f"{name} is {value}, but must be at least 1")
         self.num_envs = num_envs
+        self.first_env = 0
         self.episode_length = episode_length
         self.num_agents = num_agents
         self.obs_size = 6 * num_agents
@@ -250,8 +251,8 @@ class SimpleSpread:
         )
 
     def reset(self, seed: int) -> EnvView:
-        """Start new episodes in all envs; what env e does depends on (seed, e) alone."""
-        self._memory.rng[:] = seed_states(seed, self.num_envs)
+        """Start new episodes; what env e does depends on (seed, first_env + e) alone."""
+        self._memory.rng[:] = seed_states(seed, self.num_envs, self.first_env)
         _restart_all(self._memory, self._out.obs)
         self._start()
         return EnvView(self._out.obs, self._join(self._out.obs))

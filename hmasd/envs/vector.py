@@ -53,6 +53,7 @@ class SingleEnvBatch:
     ) -> None:
         """The runner must step the envs behind these very arrays."""
         self.num_envs = len(arrays.clock)
+        self.first_env = 0
         self.num_agents = game.num_agents
         self.obs_size = game.obs_size
         self.state_size = game.state_size
@@ -69,9 +70,10 @@ class SingleEnvBatch:
         return self._runner.envs if isinstance(self._runner, EnvSlice) else []
 
     def reset(self, seed: int) -> EnvView:
-        """Start new episodes; what env e does depends on (seed, e) alone."""
+        """Start new episodes; what env e does depends on (seed, first_env + e) alone."""
         if not 0 <= seed < 2**64:
             raise ValueError(f"the seed is {seed}, but must be in 0..2**64 - 1")
+        self._number_envs()
         self._arrays.seed[:] = seed
         self._runner.reset()
         self._started = True
@@ -117,6 +119,7 @@ class SingleEnvBatch:
         """
         check_saved({name: getattr(self._arrays, name) for name in (*_MEMORY, "obs")}, state)
         check_saved_clock(state["clock"], self.episode_length)
+        self._number_envs()
         for name in _MEMORY:
             getattr(self._arrays, name)[:] = state[name]
         self._runner.replay()
@@ -140,6 +143,9 @@ class SingleEnvBatch:
     def close(self) -> None:
         """Close all envs."""
         self._runner.close()
+
+    def _number_envs(self) -> None:
+        self._arrays.number[:] = np.arange(self.first_env, self.first_env + self.num_envs)
 
     def _view(self) -> EnvView:
         arrays = self._arrays

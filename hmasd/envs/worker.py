@@ -45,7 +45,7 @@ class Worker(Player):
             return " between two steps"
         # All envs are stepped, and then those that ended are restarted, both in order.
         row = int(np.flatnonzero(restarted if restarted.any() else moved)[-1])
-        return f" at {place(self._rows, row, self.job.first)}{last_actions(self._rows, row)}"
+        return f" at {place(self._rows, row)}{last_actions(self._rows, row)}"
 
     def __str__(self) -> str:
         return (

@@ -104,7 +104,7 @@ def _work(connection: Messages, words: list[str]) -> None:
     connection.send(DONE + encode_sizes(game))
     connection.receive()
     arrays = map_arrays(int(words[0]), game, job.num_envs, job.episode_length)
-    envs = EnvSlice(games, rows(arrays, job.first, job.stop), job.first)
+    envs = EnvSlice(games, rows(arrays, job.first, job.stop))
     connection.send(DONE)
     try:
         while True:

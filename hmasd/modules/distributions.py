@@ -1,6 +1,7 @@
 """Choices: categorical ones over masked logits, and Gaussian ones for continuous actions.
 
-Draws go through an explicit generator, so that evaluation never touches training's randomness.
+Draws take the random numbers that decide them: who draws has generators of its own, and evaluation
+never touches training's randomness.
 """
 
 from __future__ import annotations
@@ -54,17 +55,12 @@ def draw_categorical(logits: Tensor, uniform: Tensor) -> Draw:
     return Draw(choice, gather_log_prob(log_probs, choice))
 
 
-def sample_categorical(logits: Tensor, generator: torch.Generator | None) -> Draw:
-    """Draw from softmax(logits), [..., A]; without generator: the most likely choice."""
-    if generator is None:
+def sample_categorical(logits: Tensor, uniform: Tensor | None) -> Draw:
+    """Draw from softmax(logits), [..., A]; without numbers [...]: the most likely choice."""
+    if uniform is None:
         choice = logits.argmax(-1)
         return Draw(choice, gather_log_prob(logits.log_softmax(-1), choice))
-    return draw_categorical(logits, draw_uniform(logits[..., 0], generator))
-
-
-def draw_uniform(like: Tensor, generator: torch.Generator) -> Tensor:
-    """Numbers in [0, 1) of the same shape, dtype and device."""
-    return torch.rand(like.shape, generator=generator, device=like.device, dtype=like.dtype)
+    return draw_categorical(logits, uniform)
 
 
 def gather_log_prob(log_probs: Tensor, choice: Tensor) -> Tensor:
@@ -91,12 +87,9 @@ def score_categorical(logits: Tensor, choice: Tensor) -> Score:
     return Score(gather_log_prob(log_probs, choice), entropy)
 
 
-def sample_gaussian(mean: Tensor, log_std: Tensor, generator: torch.Generator | None) -> Draw:
-    """Draw from N(mean, exp(log_std)^2): [..., A]; without generator: the mean."""
-    value = mean
-    if generator is not None:
-        noise = torch.randn(mean.shape, generator=generator, device=mean.device, dtype=mean.dtype)
-        value = mean + log_std.exp() * noise
+def sample_gaussian(mean: Tensor, log_std: Tensor, noise: Tensor | None) -> Draw:
+    """Draw from N(mean, exp(log_std)^2), [..., A]; noise: of N(0, 1), None: the mean."""
+    value = mean if noise is None else mean + log_std.exp() * noise
     return Draw(value, gaussian_log_prob(mean, log_std, value))
 
 

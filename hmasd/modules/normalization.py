@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from hmasd.distributed import ALONE, Ranks
+
 MIN_VARIANCE = 1e-2
 
 
@@ -31,12 +33,18 @@ class ValueNormalizer(nn.Module):
         return mean, torch.where(self.debias == 0, 1.0, variance.sqrt())
 
     @torch.no_grad()
-    def update(self, targets: Tensor, weight: Tensor | None = None) -> None:
-        """Take in one batch of targets of any shape; weight: of that shape, 0 for dead agents."""
+    def update(self, targets: Tensor, weight: Tensor | None = None, ranks: Ranks = ALONE) -> None:
+        """Take in one batch of targets.
+
+        Args:
+            targets: any shape.
+            weight: of that shape, 0 for dead agents; None: all count.
+            ranks: whose targets are all taken in.
+        """
         targets = targets.double()
-        weight = torch.ones_like(targets) if weight is None else (weight > 0).double()
-        self.mean.lerp_((weight * targets).sum() / weight.sum(), 1 - self.beta)
-        self.mean_square.lerp_((weight * targets.square()).sum() / weight.sum(), 1 - self.beta)
+        mean, mean_square = ranks.means((targets, weight), (targets.square(), weight))
+        self.mean.lerp_(mean, 1 - self.beta)
+        self.mean_square.lerp_(mean_square, 1 - self.beta)
         self.debias.lerp_(torch.ones_like(self.debias), 1 - self.beta)
 
     def normalize(self, value: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from hmasd.distributed import ALONE, Ranks
 from hmasd.types import EnvStep
 
 WINDOW = 100  # episodes that the training metrics average over
@@ -24,11 +25,15 @@ class Episode(NamedTuple):
 class EpisodeTracker:
     """Follows E running episodes and remembers the last `WINDOW` finished ones."""
 
-    def __init__(self, num_envs: int) -> None:
+    def __init__(self, num_envs: int, first_env: int = 0) -> None:
+        """`first_env`: number of the first of these envs among the run's."""
         self.running_return = np.zeros(num_envs)
         self.running_length = np.zeros(num_envs, dtype=np.int64)
+        self.first_env = first_env
         self.finished = 0
         self.recent: deque[Episode] = deque(maxlen=WINDOW)
+        self._steps = 0  # since the last `meet`
+        self._ended: list[tuple[float, ...]] = []  # since then: step, and an Episode
 
     def add(self, step: EnvStep) -> list[Episode]:
         """Count one step of all envs; returns the episodes that it finished, not those lost."""
@@ -40,7 +45,7 @@ class EpisodeTracker:
         ended = np.flatnonzero(over if step.lost is None else over & ~step.lost)
         episodes = [
             Episode(
-                int(e),
+                self.first_env + int(e),
                 float(self.running_return[e]),
                 int(self.running_length[e]),
                 bool(step.success[e]),
@@ -49,12 +54,23 @@ class EpisodeTracker:
         ]
         self.running_return[over] = 0
         self.running_length[over] = 0
-        self.finished += len(episodes)
-        self.recent.extend(episodes)
+        self._ended += [(self._steps, *episode) for episode in episodes]
+        self._steps += 1
         return episodes
 
-    def metrics(self) -> dict[str, float]:
-        """Means over the last finished episodes; empty before the first one."""
+    def meet(self, ranks: Ranks) -> None:
+        """Let rank 0 know what ended on all ranks since the last time, in order of time and env."""
+        ended = np.array(self._ended, dtype=np.float64)
+        found = [np.frombuffer(sent).reshape(-1, 5) for sent in ranks.gather(ended.tobytes())]
+        self._steps, self._ended = 0, []
+        for row in sorted(row for rows in found for row in rows.tolist()):
+            _, env, episode_return, length, success = row
+            self.recent.append(Episode(int(env), episode_return, int(length), bool(success)))
+            self.finished += 1
+
+    def metrics(self, ranks: Ranks = ALONE) -> dict[str, float]:
+        """Means over the last finished episodes of all ranks; empty before the first one."""
+        self.meet(ranks)
         if not self.recent:
             return {}
         return summarize(list(self.recent), "rollout/") | {"rollout/episodes": float(self.finished)}

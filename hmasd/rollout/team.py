@@ -14,7 +14,7 @@ from hmasd.kernels.transfer import to_device, to_host
 from hmasd.modules import distributions
 from hmasd.networks import SkillActor, SkillCoordinator
 from hmasd.rollout.skill_clock import SkillClock
-from hmasd.types import Decision, EnvView, TensorView
+from hmasd.types import Decision, EnvShare, EnvView, TensorView
 
 
 class TeamAction(NamedTuple):
@@ -52,12 +52,24 @@ class Team:
         actor: SkillActor,
         shape: tuple[int, int],
         generators: Generators,
+        share: EnvShare | None = None,
     ) -> None:
-        """`shape`: (E, N)."""
+        """Teams that have just met.
+
+        Args:
+            config: settings of the run.
+            coordinator: chooses the skills.
+            actor: chooses the actions.
+            shape: (E, N).
+            generators: of both choices.
+            share: which of a run's envs these are. Random numbers are drawn for all of the run's,
+                so that a team's choices do not depend on who else plays in this process. None: all.
+        """
         self.config = config
         self.coordinator = coordinator
         self.actor = actor
         self.generators = generators
+        self.share = share or EnvShare(0, shape[0], shape[0])
         self.forced: Sequence[int | None] | None = None  # skills given: see SkillCoordinator.act
         self.skills_are_actions = config.low_level == "action"
         example = next(actor.parameters())
@@ -85,17 +97,20 @@ class Team:
     @torch.no_grad()
     def decide(self, view: TensorView) -> Decision | None:
         """Choose skills where the clock is due; None where it is due nowhere."""
+        numbers = self._noise(self.generators.skill, (self.hidden.shape[1] + 1,))
         if not bool(self.clock.due.any()):
             return None
         envs = self.clock.due.nonzero().squeeze(-1)
+        index = to_device(envs, self.device)
+        uniform = None if numbers is None else numbers[index]
         if self.config.high_level == "random":
-            decision = self._draw_skills(envs)
+            decision = self._draw_skills(envs, uniform)
         else:
-            index, mask = to_device(envs, self.device), None
+            mask = None
             if self.skills_are_actions and view.action_mask is not None:
                 mask = view.action_mask[index]
             choice = self.coordinator.act(
-                view.state[index], view.obs[index], self.generators.skill, mask, self.forced
+                view.state[index], view.obs[index], uniform, mask, self.forced
             )
             decision = Decision(envs, *choice, mask)
         self.clock.start(decision)
@@ -103,13 +118,28 @@ class Team:
             self.restart[envs] = True
         return decision
 
-    def _draw_skills(self, envs: Tensor) -> Decision:
-        """All skills equally likely, for some envs [n]; without generator: the first ones."""
+    def _noise(
+        self, generator: torch.Generator | None, shape: tuple[int, ...], normal: bool = False
+    ) -> Tensor | None:
+        """Random numbers [E, *shape], uniform in [0, 1) or of N(0, 1); None without generator."""
+        if generator is None:
+            return None
+        draw = torch.randn if normal else torch.rand
+        size = (self.share.total, *shape)
+        numbers = draw(size, generator=generator, device=self.device, dtype=self.dtype)
+        return numbers[self.share.rows]
+
+    def _draw_skills(self, envs: Tensor, uniform: Tensor | None) -> Decision:
+        """All skills equally likely, for some envs [n]; uniform: [n, N+1], None: the first ones."""
         config, num_agents = self.config, self.hidden.shape[1]
-        tokens = ((1, config.num_team_skills), (num_agents, config.num_agent_skills))
+        tokens = (
+            (slice(0, 1), config.num_team_skills),
+            (slice(1, num_agents + 1), config.num_agent_skills),
+        )
         team, agents = (
             distributions.sample_categorical(
-                self.hidden.new_zeros(len(envs), token, num), self.generators.skill
+                self.hidden.new_zeros(len(envs), token.stop - token.start, num),
+                None if uniform is None else uniform[:, token],
             )
             for token, num in tokens
         )
@@ -132,13 +162,16 @@ class Team:
             return TeamAction(action, before.new_zeros(action.shape), before, restart)
         rows = before.shape[:2]  # E, N
         mask = view.action_mask
+        discrete = self.actor.discrete
+        choices = () if discrete else tuple(self.actor.log_std.shape)
+        noise = self._noise(self.generators.action, (rows[1], *choices), not discrete)
         drawn, state = self.actor.act(
             view.obs.flatten(0, 1),
             self.clock.agent_skills.flatten(),
             before.flatten(0, 1),
             (~restart).to(self.dtype).repeat_interleave(rows[1]),
             None if mask is None else mask.flatten(0, 1),
-            self.generators.action,
+            None if noise is None else noise.flatten(0, 1),
         )
         self.hidden = state.unflatten(0, rows)
         return TeamAction(

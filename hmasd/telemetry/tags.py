@@ -71,6 +71,7 @@ TAGS: dict[str, str] = {
     "async/coordinator_lag_max": "largest number of coordinator versions between the two",
     "time/steps_per_second": "env steps per second of the whole training",
     "time/collect_steps_per_second": "env steps per second of collection alone",
+    "time/reduce": "seconds that the round's reductions over processes took, waiting included",
     "time/update_steps_per_second": "env steps per second of updates alone",
     "time/evaluation_seconds": "seconds that the evaluation took",
     "time/evaluation_lag_steps": "env steps trained until the evaluation's result was there",

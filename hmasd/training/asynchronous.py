@@ -16,14 +16,15 @@ from hmasd.agent import HMASDAgent
 from hmasd.algorithm.discoverer import RoundTail
 from hmasd.algorithm.optimization import Metrics
 from hmasd.config import Config
+from hmasd.distributed import ALONE, Ranks
 from hmasd.envs.base import BatchedEnv
 from hmasd.rollout.fragments import FragmentStorage
 from hmasd.types import Acting, EnvStep, LowRollout, TensorView
 
 
-def make_agent(config: Config, env: BatchedEnv) -> HMASDAgent:
-    """The agent that `sync_mode` asks for."""
-    return HMASDAgent(config, env) if config.sync_mode else AsynchronousAgent(config, env)
+def make_agent(config: Config, env: BatchedEnv, ranks: Ranks = ALONE) -> HMASDAgent:
+    """The agent that `sync_mode` asks for; only the synchronous one learns on several ranks."""
+    return HMASDAgent(config, env, ranks) if config.sync_mode else AsynchronousAgent(config, env)
 
 
 class AsynchronousAgent(HMASDAgent):
@@ -91,10 +92,10 @@ class AsynchronousAgent(HMASDAgent):
         self.coordinator_version += 1
         return metrics | lag
 
-    def _round_metrics(self, rollout: LowRollout) -> Metrics:
+    def _round_metrics(self, rollout: LowRollout, living: float) -> Metrics:
         held = self.fragments.waiting_samples + self.config.num_envs * self.config.chunk_length
         return (
-            super()._round_metrics(rollout)
+            super()._round_metrics(rollout, living)
             | {"Buffer/low_level_buffer_size": float(held)}
             | off_policy(self.policy_version, rollout.policy_version)
         )

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,9 @@ import torch
 
 from hmasd import checkpoint
 from hmasd.config import Config
+from hmasd.distributed import ALONE, Ranks
 from hmasd.envs.guard import check_step, check_view
-from hmasd.envs.registry import make_env
+from hmasd.envs.registry import make_env, start_envs
 from hmasd.kernels.transfer import to_host
 from hmasd.rollout.episodes import EpisodeTracker
 from hmasd.telemetry.console import Progress
@@ -34,68 +36,101 @@ from hmasd.training.asynchronous import make_agent
 from hmasd.training.evaluation import save_policy
 from hmasd.training.evaluator import make_evaluator, waiting_policies
 from hmasd.training.memory import keep_freed_memory
-from hmasd.training.signals import StopRequest
+from hmasd.training.shares import OF_ENVS, OWN, divide, gather, join
+from hmasd.training.signals import make_stop_request
+from hmasd.training.silent import Silent
 from hmasd.types import EnvView
 
 logger = logging.getLogger(__name__)
 
 
-def train(config: Config) -> int:
+def train(config: Config, ranks: Ranks = ALONE) -> int:
     """Train from the start, or from --model-path; returns the exit code."""
     torch.set_num_threads(config.threads)
     torch.set_float32_matmul_precision(config.matmul_precision)
     torch.backends.cudnn.allow_tf32 = config.matmul_precision != "highest"  # in its GRU, too
     keep_freed_memory()
-    return Trainer(config).run()
+    return Trainer(config, ranks).run()
 
 
 class Trainer:
-    """One training run: the agent, its envs, and what is written about them."""
+    """One training run: the agent, its envs, and what is written about them.
 
-    def __init__(self, config: Config) -> None:
+    With several ranks each has a trainer of its own for its share of the envs; the first writes.
+    """
+
+    def __init__(self, config: Config, ranks: Ranks = ALONE) -> None:
         self.config = config
-        self.env = make_env(config.env, config.num_envs, config.episode_length, config.env_options)
-        self.agent = make_agent(config, self.env)
-        self.episodes = EpisodeTracker(config.num_envs)
+        self.ranks = ranks
+        share = ranks.share(config.num_envs)
+        self.env = make_env(config.env, share.size, config.episode_length, config.env_options)
+        self.agent = make_agent(config, self.env, ranks)
+        self.episodes = EpisodeTracker(share.size, share.first)
         self.timers = Timers()
-        self.stop = StopRequest()
+        self.stop = make_stop_request(ranks)
         self.last_checkpoint: str | None = None
-        content = None
+        run_name = None
         if config.model_path is None:
-            self.view = self.env.reset(config.seed)
+            self.view = start_envs(self.env, config.seed, share)
+        else:
+            run_name = self._restore(Path(config.model_path))
+        check_view(self.view, self.agent.env_steps // config.num_envs)
+        self._meet()
+        self.metrics_log: Any = Silent()
+        self.evaluator: Any = Silent()
+        self.progress: Any = Silent()
+        if ranks.rank == 0:
+            self._open_records(run_name)
+
+    def _meet(self) -> None:
+        """See that all ranks are about to do the same.
+
+        Raises:
+            RanksError: they have other settings, or go on from another checkpoint.
+        """
+        settings = json.dumps(dataclasses.asdict(self.config)).encode()
+        agreed = (torch.tensor(list(settings)), torch.tensor(self.agent.env_steps))
+        self.ranks.check_alike("the settings, or the env steps to go on from,", agreed)
+
+    def _open_records(self, run_name: str | None) -> None:
+        """Everything that is written about the run; run_name: of one that goes on."""
+        config = self.config
+        if run_name is None:
             self.run_dir = make_run_folder(config)
         else:
-            content = self._restore(Path(config.model_path))
-            self.run_dir = open_run_folder(config, content["run_name"], self.agent.env_steps)
+            self.run_dir = open_run_folder(config, run_name, self.agent.env_steps)
         set_up_logging(Path(config.output_dir), self.run_dir.name, config.log_level)
         logger.info("%s at %d env steps", self.run_dir.name, self.agent.env_steps)
         for note in getattr(self.env, "notes", ()):  # what an adapter did to make a game fit
             logger.warning("%s: %s", config.env, note)
-        check_view(self.view, self.agent.env_steps // config.num_envs)
         waiting = waiting_policies(self.run_dir, self.agent.steps_learned)
         self.metrics_log = MetricsLog(
             self.run_dir,
             Path(config.output_dir) / "tf-logs" / self.run_dir.name,
-            None if content is None else self.agent.steps_learned,
+            None if run_name is None else self.agent.steps_learned,
             waiting,
         )
         self.evaluator = make_evaluator(config, self.run_dir, self.metrics_log, waiting)
+        self.progress = Progress(config.total_steps, self.agent.env_steps)
 
     def run(self) -> int:
         """Rounds until `total_steps` or a signal; returns the exit code."""
-        agent, config = self.agent, self.config
-        progress = Progress(config.total_steps, agent.env_steps)
+        agent, progress = self.agent, self.progress
         evaluating = contextlib.closing(self.evaluator)
         with contextlib.closing(self.env), self.stop, self.metrics_log, progress, evaluating:
             while not self._finished():
+                self.ranks.note(f"collecting, from env step {agent.env_steps} on")
                 with self.timers("collect"):
                     self._collect_round()
+                self.stop.agree()
                 if self.stop.signal:
                     break
+                self.ranks.note(f"updating, at env step {agent.env_steps}")
                 with self.timers("update"):
                     metrics = agent.sync_update()
+                self._compare_ranks()
                 samples = int(metrics["Sync/BatchSize"])
-                metrics |= self.episodes.metrics() | self._speed(samples)
+                metrics |= self.episodes.metrics(self.ranks) | self._speed(samples)
                 metrics |= self._evaluation(samples)
                 self.metrics_log.write(metrics, agent.env_steps)
                 logger.debug("%d env steps: %s", agent.env_steps, metrics)
@@ -104,7 +139,7 @@ class Trainer:
                 )
             self._save(None if self._finished() else agent.env_steps)
             progress.update({}, agent.env_steps, agent.policy_version, self.last_checkpoint)
-            self.evaluator.finish(agent.env_steps, lambda: self.stop.signal is not None)
+            self.evaluator.finish(agent.env_steps, lambda: self.stop.is_wanted)
         return self.stop.exit_code
 
     def _finished(self) -> bool:
@@ -140,7 +175,18 @@ class Trainer:
             "time/steps_per_second": samples / (collect + update),
             "time/collect_steps_per_second": samples / collect,
             "time/update_steps_per_second": samples / update,
+            **self.ranks.pop_seconds(),
         }
+
+    def _compare_ranks(self) -> None:
+        """Stop where a rank has gone astray.
+
+        Raises:
+            RanksError: a rank's parameters are not those of the first one.
+        """
+        interval = self.config.compare_interval
+        if interval > 0 and self.agent.policy_version % interval == 0:
+            self.ranks.check_alike("the parameters", self.agent.networks.state_dict().values())
 
     def _evaluation(self, samples: int) -> dict[str, float]:
         """Begin an evaluation where the round's samples made one due; what is known of it now."""
@@ -157,35 +203,62 @@ class Trainer:
     # --- saving -------------------------------------------------------------------------------
 
     def _save(self, env_steps: int | None) -> None:
-        """Write a checkpoint; env_steps None: the final one."""
-        self.metrics_log.sync()
-        path = checkpoint.checkpoint_path(Path(self.config.output_dir) / "models", env_steps)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.agent.save_model(
-            path,
-            config=dataclasses.asdict(self.config),
-            run_name=self.run_dir.name,
-            env={name: torch.from_numpy(x.copy()) for name, x in self.env.get_state().items()},
-            view={k: torch.from_numpy(x.copy()) for k, x in _present(self.view).items()},
-            episodes=self.episodes.state_dict(),
+        """Write a checkpoint of all ranks; env_steps None: the final one."""
+        self.ranks.note(f"saving, at env step {self.agent.env_steps}")
+        self.episodes.meet(self.ranks)
+        state = self.agent.state_dict()
+        parts = gather(
+            self.ranks,
+            {
+                **{name: state[name] for name in OWN},
+                "env": {k: torch.from_numpy(x.copy()) for k, x in self.env.get_state().items()},
+                "view": {k: torch.from_numpy(x.copy()) for k, x in _present(self.view).items()},
+                "episodes": self.episodes.state_dict(),
+            },
         )
+        path = checkpoint.checkpoint_path(Path(self.config.output_dir) / "models", env_steps)
+        if parts:
+            self._write(
+                path,
+                state,
+                join(parts, self.config.num_envs, env_divides=hasattr(self.env, "first_env")),
+            )
         self.last_checkpoint = str(path)
+
+    @property
+    def _env_divides(self) -> bool:
+        """Whether the arrays of the envs' state have a row per env, as with `first_env`."""
+        return hasattr(self.env, "first_env")
+
+    def _write(self, path: Path, state: dict[str, Any], own: dict[str, Any]) -> None:
+        """Write what all ranks share, from an agent's state, and what they have of their own."""
+        self.metrics_log.sync()
+        content = {
+            "agent": state | {name: own.pop(name) for name in OWN},
+            "config": dataclasses.asdict(self.config),
+            "run_name": self.run_dir.name,
+            **own,
+        }
+        checkpoint.save(path, content)
         logger.info("saved %s", path)
 
-    def _restore(self, path: Path) -> dict[str, Any]:
-        """Take everything over from a checkpoint; returns its content."""
+    def _restore(self, path: Path) -> str:
+        """Take everything over from a checkpoint; returns the run's name."""
         content = checkpoint.load(path)
         if "optimizers" not in content["agent"]:
             raise checkpoint.CheckpointError(
                 f"{path} holds a policy to play, not a training to go on with: use it with "
                 "--eval-only, or give a checkpoint hmasd_sync_enhanced_*.pth"
             )
-        self.agent.load_state_dict(content["agent"], content.get("config"))
-        self.env.set_state({name: x.numpy() for name, x in content["env"].items()})
-        self.view = EnvView(**{name: x.numpy() for name, x in content["view"].items()})
-        self.episodes.load_state_dict(content["episodes"])
+        state = content["agent"]
+        whole = {name: state[name] for name in OWN} | {name: content[name] for name in OF_ENVS}
+        own = divide(whole, self.ranks, self.config.num_envs, self._env_divides)
+        self.agent.load_state_dict(state | {name: own[name] for name in OWN}, content.get("config"))
+        self.env.set_state({name: x.numpy() for name, x in own["env"].items()})
+        self.view = EnvView(**{name: x.numpy() for name, x in own["view"].items()})
+        self.episodes.load_state_dict(own["episodes"])
         self.last_checkpoint = str(path)
-        return content
+        return content["run_name"]
 
 
 def _present(view: EnvView) -> dict[str, np.ndarray]:

@@ -57,7 +57,7 @@ def test_history_keeps_the_last_rounds(num_rounds: int) -> None:
     history, rng = PairHistory(num_rounds), generator()
     for number in range(7):
         history.add(identifiable(number))
-        drawn = [history.sample(rng) for _ in range(40)]
+        drawn = [history.at(history.draw(rng)) for _ in range(40)]
         assert all(len(pairs["state"]) == 12 and aligned(pairs) for pairs in drawn)
         rounds = {int(r) // 100 for pairs in drawn for r in pairs["team_skill"]}
         assert rounds == set(range(max(0, number - num_rounds + 1), number + 1))
@@ -71,7 +71,7 @@ def test_history_follows_the_rounds_size(num_rounds: int) -> None:
     for number, steps in enumerate([4] * 4 + [8] * 3 + [3] * 4):
         history.add(identifiable(number, steps))
         held = [*held, *(100 * number + r for r in range(steps * 3))][-num_rounds * steps * 3 :]
-        drawn = [history.sample(rng) for _ in range(80)]
+        drawn = [history.at(history.draw(rng)) for _ in range(80)]
         assert all(len(pairs["state"]) == steps * 3 and aligned(pairs) for pairs in drawn)
         assert {int(r) for pairs in drawn for r in pairs["team_skill"]} == set(held)
         if num_rounds == 1:
@@ -82,7 +82,7 @@ def test_misaligned_pairs_would_be_seen() -> None:
     """Control of the alignment itself."""
     history = PairHistory(2)
     history.add(identifiable(0))
-    pairs = history.sample(generator())
+    pairs = history.at(history.draw(generator()))
     for name in pairs:
         assert not aligned(pairs | {name: pairs[name].roll(1, 0)})
 
@@ -93,7 +93,7 @@ def test_samples_are_uniform_over_what_is_stored(rounds_added: int) -> None:
     history, rng = PairHistory(3), generator(rounds_added)
     for number in range(rounds_added):
         history.add(identifiable(number))
-    drawn = torch.cat([history.sample(rng)["team_skill"] for _ in range(1000)])
+    drawn = torch.cat([history.at(history.draw(rng))["team_skill"] for _ in range(1000)])
     stored = [100 * n + r for n in range(max(0, rounds_added - 3), rounds_added) for r in range(12)]
     counts = torch.tensor([int((drawn == row).sum()) for row in stored])
     assert counts.sum() == len(drawn) == 12_000
@@ -108,7 +108,7 @@ def test_one_round_is_taken_whole_and_in_order() -> None:
     history = PairHistory(1)
     for number in range(2):
         history.add(identifiable(number))
-        rows = history.sample(generator())["team_skill"]
+        rows = history.at(history.draw(generator()))["team_skill"]
         assert rows.tolist() == [100 * number + r for r in range(12)]
 
 
@@ -117,7 +117,7 @@ def test_history_copies_what_it_is_given() -> None:
     history, rollout = PairHistory(2), identifiable(0)
     history.add(rollout)
     rollout.next_state.fill_(-1)
-    assert aligned(history.sample(generator()))
+    assert aligned(history.at(history.draw(generator())))
 
 
 def test_rounds_that_did_not_say_who_lives_count_whole() -> None:
@@ -127,7 +127,7 @@ def test_rounds_that_did_not_say_who_lives_count_whole() -> None:
     for number in range(3):
         rollout = identifiable(number)
         history.add(rollout._replace(alive=alive) if number == 1 else rollout)
-    pairs = history.sample(generator())
+    pairs = history.at(history.draw(generator()))
     drawn = pairs["team_skill"]
     second = drawn // 100 == 1
     assert 0 < int(second.sum()) < len(drawn)
@@ -142,7 +142,7 @@ def test_history_goes_on_exactly() -> None:
     for number in range(1, 4):
         for one in (history, copy):
             one.add(identifiable(number))
-        a, b = (one.sample(generator(number)) for one in (history, copy))
+        a, b = (one.at(one.draw(generator(number))) for one in (history, copy))
         assert all(torch.equal(a[name], b[name]) for name in a)
 
 
@@ -254,7 +254,7 @@ def updated_on_dead(*, garbage: bool, obey: bool = True) -> tuple[dict[str, floa
         rollout.agent_skills[dead] = (rollout.agent_skills[dead] + 1) % 3
     if not obey:
         rollout = rollout._replace(alive=None)
-    metrics = read(player.agent.discriminators.update(rollout, generator(1)))
+    metrics = read(player.agent.discriminators.update(rollout, generator(2)))
     return metrics, list(player.agent.networks.individual_discriminator.parameters())
 
 

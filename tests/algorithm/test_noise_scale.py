@@ -116,7 +116,7 @@ def measured(player: Player, monkeypatch: pytest.MonkeyPatch) -> tuple[ActorBatc
     learner.measure_noise = copy_first
     with captured(discoverer, "gradient_moments", monkeypatch) as calls:
         player.agent.sync_update()
-    gradients, share, batch_size = calls[0]
+    gradients, share, batch_size, _ = calls[0]
     assert batch_size == player.agent.config.batch_size
     return copies[0], gradients, share
 

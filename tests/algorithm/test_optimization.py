@@ -128,11 +128,10 @@ def test_learning_rate_zero_changes_nothing() -> None:
 
 
 def test_means_by_hand() -> None:
-    means = Means()
-    assert means.result("x") == {}
+    means = Means("loss", "kl")
     means.add(1.0, loss=torch.tensor(1.0, requires_grad=True), kl=torch.tensor(0.5))
     means.add(3.0, loss=torch.tensor(5.0), kl=torch.tensor(0.5))
-    assert means.result("low") == {"low/loss": 4.0, "low/kl": 0.5}
+    assert read(means.result("low")) == {"low/loss": 4.0, "low/kl": 0.5}
 
 
 def test_metrics_are_read_together_and_in_place() -> None:

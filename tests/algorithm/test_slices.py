@@ -50,8 +50,8 @@ def test_slices_that_all_count_alike_would_be_seen(
     right = trained(SMALL, "masks and deaths")
     weigh = optimization.in_parts
 
-    def alike(batches):
-        parts = weigh(batches)
+    def alike(*known):
+        parts = weigh(*known)
         return [part._replace(share=1 / len(parts)) for part in parts]
 
     for room in ("coordinator", "discoverer", "discriminators"):
@@ -66,13 +66,13 @@ def test_no_slice_is_larger_than_asked_for(monkeypatch: pytest.MonkeyPatch) -> N
     agent, seen = player.agent, []
     player.collect()
     for learner in agent._learners:
-        step = learner.step
+        accumulate = learner.accumulate
 
-        def looking(losses, step=step):
+        def looking(losses, accumulate=accumulate):
             listed = list(losses)
             seen.append(len(listed))
-            step(listed)
+            accumulate(listed)
 
-        monkeypatch.setattr(learner, "step", looking)
+        monkeypatch.setattr(learner, "accumulate", looking)
     agent.sync_update()
     assert seen.count(6) == 8  # 2 epochs of actor, critic and both discriminators

@@ -102,8 +102,7 @@ def test_slices_of_the_rows_equal_one_slice() -> None:
     game = sizes_of(Walk())
     arrays = make_arrays(game, 5, LENGTH)
     slices = [
-        EnvSlice([Walk() for _ in range(i, j)], rows(arrays, i, j), first=i)
-        for i, j in ((0, 2), (2, 5))
+        EnvSlice([Walk() for _ in range(i, j)], rows(arrays, i, j)) for i, j in ((0, 2), (2, 5))
     ]
 
     class Both:

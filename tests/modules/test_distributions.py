@@ -26,9 +26,18 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
+def uniform(logits: Tensor, seed: int = 0) -> Tensor:
+    return torch.rand(logits.shape[:-1], generator=generator(seed), dtype=logits.dtype)
+
+
+def normal(mean: Tensor, seed: int = 0) -> Tensor:
+    return torch.randn(mean.shape, generator=generator(seed), dtype=mean.dtype)
+
+
 def chi_square_p(log_probs: Tensor, expected: Tensor, draws: int, seed: int) -> float:
     """p-value of `draws` draws from log_probs [A] against the probabilities expected [A]."""
-    drawn = sample_categorical(log_probs.expand(draws, -1), generator(seed)).choice
+    many = log_probs.expand(draws, -1)
+    drawn = sample_categorical(many, uniform(many, seed)).choice
     counts = torch.bincount(drawn, minlength=len(expected)).double()
     return float(
         stats.chisquare(counts, expected.double() / expected.double().sum() * draws).pvalue
@@ -54,20 +63,24 @@ def test_draws_from_shifted_probabilities_would_be_seen() -> None:
     assert chi_square_p(log_probs, log_probs.exp() + 0.02, 50_000, 0) < 1e-6
 
 
-def test_without_generator_the_most_likely_is_taken() -> None:
+def test_without_random_numbers_the_most_likely_is_taken() -> None:
     log_probs = torch.randn(500, 7).log_softmax(-1)
     drawn = sample_categorical(log_probs, None)
     assert torch.equal(drawn.choice, log_probs.max(-1).indices)
     torch.testing.assert_close(drawn.logp, log_probs.max(-1).values)
 
 
-def test_draws_use_their_generator_and_no_other() -> None:
+def test_draws_are_decided_by_their_numbers_alone() -> None:
     """Evaluation draws with generators of its own; a global draw would change training."""
-    log_probs, mean = torch.zeros(100, 5).log_softmax(-1), torch.zeros(100, 2)
+    logits, mean = torch.zeros(100, 5), torch.zeros(100, 2)
     before = torch.get_rng_state()
-    first = sample_categorical(log_probs, generator(3)), sample_gaussian(mean, mean, generator(3))
-    again = sample_categorical(log_probs, generator(3)), sample_gaussian(mean, mean, generator(3))
-    other = sample_categorical(log_probs, generator(4)), sample_gaussian(mean, mean, generator(4))
+    first, again, other = (
+        (
+            sample_categorical(logits, uniform(logits, seed)),
+            sample_gaussian(mean, mean, normal(mean, seed)),
+        )
+        for seed in (3, 3, 4)
+    )
     assert torch.equal(torch.get_rng_state(), before)
     for a, b, c in zip(first, again, other, strict=True):
         assert torch.equal(a.choice, b.choice)
@@ -79,7 +92,7 @@ def masked_draws(mask_function: Callable[[Tensor, Tensor], Tensor]) -> int:
     logits = 3 * torch.randn(100_000, 5, generator=generator(1))
     mask = torch.rand(100_000, 5, generator=generator(2)) < 0.5
     mask[torch.arange(len(mask)), torch.randint(5, (len(mask),), generator=generator(3))] = True
-    drawn = sample_categorical(mask_function(logits, mask), generator(4)).choice
+    drawn = sample_categorical(mask_function(logits, mask), uniform(logits, 4)).choice
     return int((~gather_log_prob(mask, drawn)).sum())
 
 
@@ -90,16 +103,11 @@ def test_masked_actions_are_never_drawn() -> None:
 
 
 @pytest.mark.parametrize("threshold", [0.0, 1 - 2.0**-24])
-def test_extreme_uniforms_stay_inside_the_mask(
-    threshold: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_extreme_uniforms_stay_inside_the_mask(threshold: float) -> None:
     """`torch.rand` can give exactly 0 and the float just below 1: once in 16 million draws each."""
-    monkeypatch.setattr(
-        distributions.torch, "rand", lambda shape, **_: torch.full(shape, threshold)
-    )
     mask = torch.tensor([False, True, True, False, True, False]).expand(50_000, -1)
     logits = 5 * torch.randn(50_000, 6, generator=generator())
-    drawn = sample_categorical(mask_logits(logits, mask), generator()).choice
+    drawn = sample_categorical(mask_logits(logits, mask), torch.full((50_000,), threshold)).choice
     assert set(drawn.tolist()) <= {1, 2, 4}
 
 
@@ -134,7 +142,7 @@ def test_categorical_against_torch_distributions(float64: None) -> None:
     score = score_categorical(logits, choice)
     torch.testing.assert_close(score.logp, oracle.log_prob(choice))
     torch.testing.assert_close(score.entropy, oracle.entropy())
-    drawn = sample_categorical(logits, generator())
+    drawn = sample_categorical(logits, uniform(logits))
     torch.testing.assert_close(drawn.logp, oracle.log_prob(drawn.choice))
 
 
@@ -150,7 +158,8 @@ def test_gaussian_against_torch_distributions(float64: None) -> None:
 def test_gaussian_draws_have_mean_and_deviation() -> None:
     """Kolmogorov-Smirnov per axis; control: the other axis's deviation is rejected."""
     mean, log_std = torch.tensor([1.0, -2.0]), torch.tensor([0.5, 3.0]).log()
-    drawn = sample_gaussian(mean.expand(20_000, 2), log_std, generator()).choice
+    many = mean.expand(20_000, 2)
+    drawn = sample_gaussian(many, log_std, normal(many)).choice
     for axis, (center, scale) in enumerate([(1.0, 0.5), (-2.0, 3.0)]):
         sample = drawn[:, axis].numpy()
         assert stats.kstest(sample, stats.norm(center, scale).cdf).pvalue > 1e-3

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from hmasd.distributed import ALONE
 from hmasd.rollout import episodes
 from hmasd.rollout.episodes import Episode, EpisodeTracker, summarize
 from tests.helpers.envs import Counter, Lossy
@@ -84,6 +85,7 @@ def test_goes_on_exactly_in_the_middle_of_episodes() -> None:
     told, _ = track(whole, env, 60)
     some, _ = track(first, twin, 31)
     assert (first.running_length > 0).any()
+    first.meet(ALONE)
     second.load_state_dict(first.state_dict())
     step_by_step = []
     for _ in range(29):
@@ -108,6 +110,7 @@ def test_an_episode_whose_env_failed_is_none() -> None:
         [],
         [(0, 3)],
     ]
+    tracker.meet(ALONE)
     assert tracker.finished == 4
     third = told[-1][0]
     assert third.episode_return == sum(Lossy.reward_of(2, t, 0) for t in range(3))

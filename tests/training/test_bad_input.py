@@ -107,7 +107,7 @@ def test_a_bad_loss_stops_before_the_optimizer_step(
 ) -> None:
     """One NaN step makes every weight NaN, and the next checkpoint worthless."""
     trainer = Trainer(dataclasses.replace(config, checkpoint_interval=15))
-    shipped = Learner.step
+    shipped = Learner.accumulate
     before: dict[str, Any] = {}
 
     def step(self: Learner, losses: Iterable[tuple[torch.Tensor, float]]) -> None:
@@ -121,7 +121,7 @@ def test_a_bad_loss_stops_before_the_optimizer_step(
             losses = [(loss + bad, share) for loss, share in losses]
         shipped(self, losses)
 
-    monkeypatch.setattr(Learner, "step", step)
+    monkeypatch.setattr(Learner, "accumulate", step)
     with pytest.raises(TrainingError, match=rf"the {name}'s {where} is (nan|inf).*learning-rate"):
         trainer.run()
     assert differences(before["learner"].network.state_dict(), before["weights"]) == []

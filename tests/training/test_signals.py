@@ -133,7 +133,7 @@ def test_control_a_signal_that_is_not_taken_kills_the_run(
 ) -> None:
     """Without the handler the run dies in the step and nothing is saved."""
     program = PROGRAM.replace(
-        "trainer.env.step = step", "loop.StopRequest.SIGNALS = ()\ntrainer.env.step = step"
+        "trainer.env.step = step", "type(trainer.stop).SIGNALS = ()\ntrainer.env.step = step"
     )
     monkeypatch.setattr(sys.modules[__name__], "PROGRAM", program)
     process = start(config)

@@ -1,0 +1,227 @@
+"""The processes of one run, its ranks, and what they add up; with one process it is all identity.
+
+Every rank plays some of the run's envs and has a copy of the networks. Whatever an update does with
+the numbers of all samples (gradients, moments, counts, metrics) goes through `Ranks` first, so that
+the updates of all ranks, and of one process with all envs, are the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterable, Sequence
+from datetime import timedelta
+
+import numpy as np
+import torch
+import torch.distributed
+from torch import Tensor
+
+from hmasd.launch import launched
+from hmasd.pulse import Pulse, open_store
+from hmasd.types import EnvShare
+
+
+class RanksError(RuntimeError):
+    """The processes of a run have lost each other, or are not alike any more."""
+
+
+class Ranks:
+    """A run of one process."""
+
+    rank = 0
+    world_size = 1
+
+    def share(self, num_envs: int) -> EnvShare:
+        """The envs of a run that this process plays."""
+        size = num_envs // self.world_size
+        return EnvShare(self.rank * size, size, num_envs)
+
+    def sum(self, x: Tensor) -> Tensor:
+        """All ranks' tensors of one shape added up; for few numbers, which travel by the host."""
+        return x
+
+    def sum_all(self, tensors: Sequence[Tensor]) -> None:
+        """Add up all ranks' tensors, in place, in one reduction."""
+
+    def largest(self, number: Tensor) -> Tensor:
+        """The largest of all ranks' scalars."""
+        return number
+
+    def totals(self, *numbers: float) -> list[float]:
+        """All ranks' numbers added up, each with its like."""
+        return list(numbers)
+
+    def total(self, number: float) -> float:
+        """All ranks' numbers added up."""
+        return self.totals(number)[0]
+
+    def means(self, *columns: tuple[Tensor, Tensor | None]) -> list[Tensor]:
+        """Means over all ranks' entries, a scalar for each column.
+
+        Args:
+            columns: numbers, and of the same shape how often each counts, None: all once.
+        """
+        sums = self.sum(torch.stack([_sums(x, weight) for x, weight in columns]))
+        pairs = zip(columns, sums.unbind(), strict=True)
+        return [(total / count).to(x.dtype) for (x, _), (total, count) in pairs]
+
+    def mean(self, x: Tensor, weight: Tensor | None = None) -> Tensor:
+        """Mean over all ranks' entries, a scalar; see `means`."""
+        return self.means((x, weight))[0]
+
+    def gather(self, payload: bytes) -> list[bytes]:
+        """All ranks' bytes in the order of ranks, on rank 0; nothing on the others."""
+        return [payload]
+
+    def check_alike(self, what: str, tensors: Iterable[Tensor]) -> None:
+        """Compare what must be the same on all ranks, to the last bit.
+
+        Args:
+            what: its name, for the message.
+            tensors: as many on every rank.
+
+        Raises:
+            RanksError: on every rank; names the ranks that differ from rank 0.
+        """
+
+    def pop_seconds(self) -> dict[str, float]:
+        """Seconds spent in reductions since the last call, waiting for others included."""
+        return {}
+
+    def note(self, doing: str) -> None:
+        """Say what this process does now, for who might have to tell where it was lost."""
+
+    def close(self, reason: str | None = None) -> None:
+        """Part from the others, because all is done, or because something failed here."""
+
+
+def _sums(x: Tensor, weight: Tensor | None) -> Tensor:
+    """Of what counts, and of how often: [2] float64."""
+    counted = x if weight is None else x * weight
+    count = x.new_full((), x.numel(), dtype=torch.float64) if weight is None else weight.sum()
+    return torch.stack([counted.sum().double(), count.double()])
+
+
+ALONE = Ranks()
+
+
+def join(device: str, reduce_timeout: float, rank_timeout: float) -> Ranks:
+    """Meet the processes that a launcher such as torchrun started with this one.
+
+    Args:
+        device: of the networks; NCCL reduces what lies on GPUs, gloo all else.
+        reduce_timeout: seconds that one reduction may take, waiting for the slowest rank included.
+        rank_timeout: seconds without a sign of life after which a rank is lost.
+
+    Raises:
+        RanksError: the others do not come.
+    """
+    if launched().world_size == 1:
+        return ALONE
+    return ProcessGroup(device, reduce_timeout, rank_timeout)
+
+
+class ProcessGroup(Ranks):
+    """A run of several processes, over torch.distributed."""
+
+    def __init__(self, device: str, reduce_timeout: float, rank_timeout: float) -> None:
+        self._seconds = 0.0
+        on_gpu = torch.device(device).type == "cuda"
+        if on_gpu:
+            torch.cuda.set_device(launched().local_rank)
+        backend = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
+        try:
+            timeout = timedelta(seconds=reduce_timeout)
+            torch.distributed.init_process_group(backend, timeout=timeout)
+            self._pulse = self._begin_pulse(rank_timeout)
+        except (RuntimeError, ValueError) as error:
+            raise RanksError(f"the processes of the run do not find each other: {error}") from error
+
+    def _begin_pulse(self, timeout: float) -> Pulse:
+        """Signs of life of all ranks, under a name that no earlier start of the run has used."""
+        self.rank = torch.distributed.get_rank()
+        self.world_size = torch.distributed.get_world_size()
+        start = torch.tensor(time.time_ns() if self.rank == 0 else 0)
+        torch.distributed.broadcast(start, 0)
+        name = f"hmasd/pulse/{int(start)}"
+        pulse = Pulse(open_store(timeout), name, self.rank, self.world_size, timeout)
+        torch.distributed.all_reduce(start)  # all have written theirs
+        pulse.start()
+        return pulse
+
+    def sum(self, x: Tensor) -> Tensor:
+        """All ranks' tensors of one shape added up; for few numbers, which travel by the host."""
+        total = x.cpu().clone()
+        self._timed(lambda: torch.distributed.all_reduce(total))
+        return total.to(x.device)
+
+    def largest(self, number: Tensor) -> Tensor:
+        """The largest of all ranks' scalars."""
+        found = number.cpu().clone()
+        self._timed(lambda: torch.distributed.all_reduce(found, torch.distributed.ReduceOp.MAX))
+        return found.to(number.device)
+
+    def sum_all(self, tensors: Sequence[Tensor]) -> None:
+        """Add up all ranks' tensors, in place, in one reduction."""
+        joined = torch.cat([x.flatten() for x in tensors])
+        self._timed(lambda: torch.distributed.all_reduce(joined))
+        for x, total in zip(tensors, joined.split([x.numel() for x in tensors]), strict=True):
+            x.copy_(total.view_as(x))
+
+    def totals(self, *numbers: float) -> list[float]:
+        """All ranks' numbers added up, each with its like."""
+        return self.sum(torch.tensor(numbers, dtype=torch.float64)).tolist()
+
+    def gather(self, payload: bytes) -> list[bytes]:
+        """All ranks' bytes in the order of ranks, on rank 0; nothing on the others."""
+        sizes = self._all(torch.tensor(len(payload)))
+        padded = torch.zeros(int(max(sizes)), dtype=torch.uint8)
+        padded.numpy()[: len(payload)] = np.frombuffer(payload, np.uint8)
+        found = [torch.empty_like(padded) for _ in sizes] if self.rank == 0 else None
+        self._timed(lambda: torch.distributed.gather(padded, found))
+        return [x[: int(n)].numpy().tobytes() for x, n in zip(found or [], sizes, strict=False)]
+
+    def check_alike(self, what: str, tensors: Iterable[Tensor]) -> None:
+        """Compare what must be the same on all ranks, to the last bit; see `Ranks`."""
+        digest = hashlib.sha256()
+        for x in tensors:
+            digest.update(x.detach().cpu().numpy().tobytes())
+        found = self._all(torch.tensor(list(digest.digest())))
+        differing = [rank for rank, x in enumerate(found) if not torch.equal(x, found[0])]
+        if differing:
+            raise RanksError(
+                f"{what} of rank {', '.join(map(str, differing))} differ from those of rank 0, "
+                "although they must be the same on all ranks: the run stops. Go on from the last "
+                "checkpoint; if it happens again, look for a faulty machine or unlike installations"
+            )
+
+    def pop_seconds(self) -> dict[str, float]:
+        """Seconds spent in reductions since the last call, waiting for others included."""
+        seconds, self._seconds = self._seconds, 0.0
+        return {"time/reduce": seconds}
+
+    def note(self, doing: str) -> None:
+        """Say what this process does now."""
+        self._pulse.doing = doing
+
+    def close(self, reason: str | None = None) -> None:
+        """Part from the others, because all is done, or because something failed here."""
+        self._pulse.close(reason)
+        if reason is None:
+            torch.distributed.destroy_process_group()
+
+    def _all(self, x: Tensor) -> list[Tensor]:
+        """All ranks' tensors of one shape."""
+        found = [torch.empty_like(x) for _ in range(self.world_size)]
+        self._timed(lambda: torch.distributed.all_gather(found, x))
+        return found
+
+    def _timed(self, reduce: Callable[[], object]) -> None:
+        start = time.perf_counter()
+        try:
+            reduce()
+        except RuntimeError as error:
+            told = self._pulse.explain() or f"the processes have lost each other: {error}"
+            raise RanksError(told) from error
+        self._seconds += time.perf_counter() - start

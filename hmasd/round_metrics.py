@@ -1,0 +1,38 @@
+"""What a round tells of rewards and skills, over all ranks."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from hmasd.algorithm.skill_usage import usage
+from hmasd.distributed import ALONE, Ranks
+from hmasd.types import LowRollout, RewardParts
+
+Weights = tuple[Tensor | None, Tensor | None]  # of the team's steps [T, E], of agents' [T, E, N]
+
+
+def skill_metrics(
+    rollout: LowRollout, num_skills: tuple[int, int], weights: Weights, ranks: Ranks = ALONE
+) -> dict[str, Tensor]:
+    """Shares of the skills among those who live, of whom there is one at least.
+
+    Args:
+        rollout: this rank's round.
+        num_skills: of the team, and of each agent.
+        weights: of the team's steps and of agents'.
+        ranks: whose skills are all counted.
+    """
+    return usage(rollout.team_skill, num_skills[0], "skill/team", weights[0], ranks) | usage(
+        rollout.agent_skills, num_skills[1], "skill/agent", weights[1], ranks
+    )
+
+
+def reward_metrics(
+    parts: RewardParts, weights: Weights, ranks: Ranks = ALONE
+) -> dict[str, Tensor | float]:
+    """Mean of each part of the discoverer's reward; weights: of the team's steps and of agents'."""
+    means = ranks.means(
+        (parts.extrinsic, weights[0]), (parts.team, weights[0]), (parts.individual, weights[1])
+    )
+    names = ("extrinsic", "team", "individual")
+    return {f"reward/{name}": mean for name, mean in zip(names, means, strict=True)}

@@ -1,0 +1,70 @@
+"""A rank that is killed, frozen or asked to stop ends the run on all ranks: real processes."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from hmasd import checkpoint
+from hmasd.config import Config
+from tests.helpers.ranks import started
+from tests.training.test_ranks import SMALL
+
+ENDLESS = dataclasses.replace(SMALL, total_steps=100_000_000, rank_timeout=6.0)
+DEADLINE = 60.0  # seconds: rank_timeout, and a busy machine
+
+
+def wait_for_training(config: Config, processes: list[subprocess.Popen]) -> None:
+    """Until some rounds are in the log."""
+    deadline = time.monotonic() + DEADLINE
+    while not any(
+        path.stat().st_size > 3000 for path in Path(config.output_dir).glob("runs/*/metrics.jsonl")
+    ):
+        assert all(process.poll() is None for process in processes), processes[0].communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    time.sleep(3.0)  # for a sign of life from the middle of training
+
+
+@pytest.mark.parametrize(
+    ("fault", "victim", "words"),
+    [
+        (signal.SIGKILL, 1, "rank 1 gives no sign of life"),
+        (signal.SIGSTOP, 1, "rank 1 has given no sign of life"),
+        pytest.param(signal.SIGKILL, 0, "", marks=pytest.mark.slow),  # its store goes with it
+        pytest.param(signal.SIGSTOP, 0, "rank 0", marks=pytest.mark.slow),
+    ],
+)
+def test_the_others_end_and_name_the_lost_rank(
+    tmp_path: Path, fault: signal.Signals, victim: int, words: str
+) -> None:
+    config = dataclasses.replace(ENDLESS, output_dir=str(tmp_path))
+    with started(config, 2) as processes:
+        wait_for_training(config, processes)
+        os.kill(processes[victim].pid, fault)
+        survivor = processes[1 - victim]
+        _, told = survivor.communicate(timeout=DEADLINE)
+        assert survivor.returncode == 1
+        assert words in told
+        assert "at env step" in told or "from env step" in told or not words
+
+
+def test_all_ranks_stop_where_one_is_asked_to(tmp_path: Path) -> None:
+    """After the same round, with everything saved."""
+    config = dataclasses.replace(ENDLESS, output_dir=str(tmp_path))
+    with started(config, 2) as processes:
+        wait_for_training(config, processes)
+        for _ in range(2):  # the second one must not cut the saving short
+            processes[1].send_signal(signal.SIGINT)
+        for process in processes:
+            _, told = process.communicate(timeout=DEADLINE)
+            assert process.returncode == 128 + signal.SIGINT, told
+    (path,) = (tmp_path / "models").iterdir()
+    content = checkpoint.load(path)
+    assert content["agent"]["low_storage"]["steps"] == SMALL.rollout_length
