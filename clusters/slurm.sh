@@ -2,9 +2,10 @@
 # One run on several machines under Slurm: a torchrun on each, a process for each of its cores, or
 # for each of its GPUs where the job has some. Arguments are those of train_sync_enhanced.py:
 #
-#   sbatch clusters/slurm.sh --preset alice_and_bob --num-envs 256 --batch-size 25600
-#   sbatch --nodes 4 --gpus-per-node 8 clusters/slurm.sh --device cuda --num-envs 4096 --batch-size 131072
+#   sbatch clusters/slurm.sh --preset alice_and_bob --num-envs 256 --batch-size 25600 --output-dir one
+#   sbatch --nodes 4 --gpus-per-node 8 clusters/slurm.sh --device cuda --num-envs 4096 --batch-size 131072 --output-dir two
 #
+# The same command again goes on from the newest checkpoint in its --output-dir: one folder per run.
 # Submit from the project's folder, with its environment active: it is the same on all machines.
 #SBATCH --job-name=hmasd
 #SBATCH --nodes=2
@@ -27,4 +28,4 @@ exec srun --kill-on-bad-exit=1 torchrun \
     --rdzv-endpoint "$first:$port" \
     --rdzv-id "$SLURM_JOB_ID" \
     --max-restarts 3 \
-    train_sync_enhanced.py "$@"
+    train_sync_enhanced.py --auto-resume "$@"

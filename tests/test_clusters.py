@@ -27,6 +27,12 @@ JOB = {
 }
 
 
+@pytest.fixture(autouse=True)
+def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is no checkpoint from which --auto-resume could go on."""
+    monkeypatch.chdir(tmp_path)
+
+
 def started(folder: Path, *arguments: str, **more: str) -> list[str]:
     """The words that the script lets srun start on each machine."""
     tools = {
@@ -54,7 +60,8 @@ def test_slurm_starts_torchrun_on_every_machine_with_the_users_arguments(tmp_pat
     assert (found.nnodes, found.nproc_per_node, found.max_restarts) == ("2", "4", 3)
     assert (found.rdzv_backend, found.rdzv_endpoint) == ("c10d", "n7:23456")
     assert found.training_script == "train_sync_enhanced.py"
-    assert found.training_script_args == ["--env-args", "{a: 1, b: 2}", "--seed", "3"]
+    own, *users = found.training_script_args
+    assert (own, users) == ("--auto-resume", ["--env-args", "{a: 1, b: 2}", "--seed", "3"])
 
 
 def test_slurm_starts_a_process_per_gpu_where_there_are_some(tmp_path: Path) -> None:
