@@ -19,6 +19,7 @@ from hmasd.envs.registry import env_names
 EXIT_FAULTS = 1
 EXIT_BAD_INPUT = 2
 _PROGRAM = "hmasd.envs.check_process"
+_START_SECONDS = 120.0  # for the process itself, whose imports are not the env's
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -63,15 +64,15 @@ def check_apart(request: Request, timeout: float) -> Report:
     with contextlib.ExitStack() as stack:
         stack.callback(child.end, 0.0)
         child.send(json.dumps(request))
-        now, told = "starting", ()
+        now, told, patience = "starting", (), _START_SECONDS
         while True:
-            failure = wait_for_answers([child], timeout).get(child)
+            failure = wait_for_answers([child], patience).get(child)
             if failure is not None:
                 return Report(told=told, faults=[f"{now} {failure}"])
             answer = json.loads(child.answer)
             if "now" not in answer:
                 return Report(**answer)
-            now, told = answer["now"], answer["told"]
+            now, told, patience = answer["now"], answer["told"], timeout
 
 
 class _CheckProcess(Player):
