@@ -7,6 +7,7 @@ skill_interval = 25  # a corner is up to 14 steps away, and an episode has four 
 num_agent_skills = 8  # more skills than corners: every corner is some skill's
 discriminator_smoothness = 0.4  # 10 / skill_interval: skills go on to the extremes of the map
 discriminator_rounds = 10  # rounds are small: discriminators that forget let the skills drift
+high_discount = "smdp"  # wasting a decision costs 1 - gamma^25 = 22 %: greedy play gets not stuck
 learning_rate = 1e-3  # few epochs on small rounds bear a larger step
 discoverer_epochs = 6  # 15 passes over so small a round collapse the policy's entropy
 coordinator_epochs = 6  # likewise

@@ -14,6 +14,7 @@ from hmasd.algorithm.coordinator import Coordinator
 from hmasd.algorithm.discoverer import Discoverer, RoundTail, critic_pass
 from hmasd.algorithm.discriminators import Discriminators
 from hmasd.algorithm.intrinsic import chance_offset, mix_rewards
+from hmasd.algorithm.novelty import Novelty
 from hmasd.algorithm.optimization import Metrics, read
 from hmasd.batch_schedule import next_batch_size
 from hmasd.config import Config
@@ -63,12 +64,17 @@ class HMASDAgent:
         self.networks = make_networks(
             config, env.num_agents, env.obs_size, env.state_size, env.action_space
         )
-        self._build_updaters()
+        self._build_updaters(env)
         self._build_memory(env)
 
-    def _build_updaters(self) -> None:
+    def _build_updaters(self, env: BatchedEnv) -> None:
         config, nets, ranks = self.config, self.networks, self.ranks
-        self.coordinator = Coordinator(config, nets.coordinator, nets.high_normalizer, ranks)
+        novelty = None
+        if config.novelty_coef > 0 and self._coordinator_learns:
+            novelty = Novelty(env.state_size, config.seed, self.device, ranks)
+        self.coordinator = Coordinator(
+            config, nets.coordinator, nets.high_normalizer, ranks, novelty
+        )
         self.discoverer = Discoverer(config, nets.actor, nets.critic, nets.low_normalizer, ranks)
         self.discriminators = Discriminators(
             config, nets.team_discriminator, nets.individual_discriminator, ranks
@@ -382,6 +388,7 @@ class HMASDAgent:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the agent needs to go on exactly, at any step."""
+        novelty = self.coordinator.novelty
         return {
             "networks": self.networks.state_dict(),
             "optimizers": {learner.name: learner.state_dict() for learner in self._learners},
@@ -394,6 +401,7 @@ class HMASDAgent:
             "critic_hidden": self.critic_hidden,
             "low_storage": self.low_storage.state_dict(),
             "high_storage": self.high_storage.state_dict(),
+            "novelty": None if novelty is None else novelty.state_dict(),
             "discriminator_pairs": self.discriminators.history.state_dict(),
             "next_view": None if self._next_view is None else self._next_view._asdict(),
         }
@@ -426,6 +434,8 @@ class HMASDAgent:
         self.coordinator_version = state["coordinator_version"]
         self.env_steps = state["env_steps"]
         self.team.load_state_dict(state["team"])
+        if self.coordinator.novelty is not None and state["novelty"] is not None:
+            self.coordinator.novelty.load_state_dict(state["novelty"])
         memory = checkpoint.on_device(state, self.device)
         self.critic_hidden = memory["critic_hidden"]
         self.low_storage.load_state_dict(memory["low_storage"])

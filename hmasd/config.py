@@ -98,9 +98,16 @@ class Config:
     intrinsic_offset: Literal["none", "log_n"] = "none"
     """'none': the paper's log q, at most 0. 'log_n': adds log n to each, so that chance is worth 0
     and ending an episode early is not attractive."""
-    high_discount: Literal["paper", "smdp"] = "paper"
-    """'paper': a segment's reward is the plain sum and gamma counts once per decision.
-    'smdp': gamma counts once per step, inside the sum and between decisions."""
+    high_discount: Literal["paper", "smdp"] = "smdp"
+    """'smdp': gamma counts once per step, inside the sum and between decisions: a decision that
+    wastes k steps costs a share 1 - gamma^k of what can still be won. 'paper': a segment's reward
+    is the plain sum and gamma counts once per decision, so that wasting one costs hardly anything,
+    and greedy play may repeat a choice that leads nowhere."""
+    novelty_coef: float = 0.0
+    """Weight of a bonus in the coordinator's reward for states that stand out as new: by how much
+    the novelty (1 to 0) of the state that a segment leads to exceeds what is usual in its batch.
+    Before the first reward it draws the coordinator to what was hardly ever seen, such as a thing
+    collected; it fades as 1 / sqrt(visits). 0: none (paper)."""
 
     # --- optimisation -------------------------------------------------------------------------
     learning_rate: float = 1e-3
@@ -111,6 +118,10 @@ class Config:
     """Gradients of each network are clipped to this norm."""
     coordinator_epochs: int = 6
     """PPO passes over a batch of segments."""
+    coordinator_kl_limit: float = 0.05
+    """An update of the coordinator makes no further pass once its KL from the one that chose the
+    skills exceeds this. Its batches are small, and after long success one unlucky batch could throw
+    it onto a single skill. 0: no limit (paper)."""
     discoverer_epochs: int = 6
     """PPO passes over a round."""
     clip: float = 0.2

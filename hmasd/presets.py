@@ -83,6 +83,8 @@ _PAPER_COMMON: dict[str, Any] = {  # Table 1, and what MAPPO's and the authors' 
     "reset_hidden_on_skill": False,
     "intrinsic_offset": "none",
     "high_discount": "paper",
+    "novelty_coef": 0.0,
+    "coordinator_kl_limit": 0.0,
 }
 
 
@@ -147,6 +149,8 @@ CHANGES: dict[str, dict[str, Any]] = {
         "high_level_batch_size": 1,  # every round
         "high_entropy_coef": 0.01,
         "advantage_floor": 0.0,
+        "novelty_coef": 0.0,
+        "coordinator_kl_limit": 0.0,
     },
     # the paper's ablations; on Alice_and_Bob its own setting already has lambda_e = 0
     "no_team_skill": {"num_team_skills": 1, "team_coef": 0.0},
@@ -185,6 +189,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "advantage_floor": 0.1,
         "skill_gain": 1.0,
         "critic_head": "skill",
+        "high_discount": "smdp",
+        "coordinator_kl_limit": 0.05,
         "learning_rate": 7e-4,
         "coordinator_epochs": 10,
         "discoverer_epochs": 10,

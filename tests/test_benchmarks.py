@@ -8,12 +8,13 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import compare, flops, growth, machine
+from benchmarks import compare, coordinator_alone, flops, growth, machine
 from benchmarks.network_clock import NetworkClock
 from hmasd import kernels
 from hmasd.agent import HMASDAgent
@@ -181,3 +182,47 @@ def test_growth_draws_what_its_file_holds(tmp_path):
     command = [sys.executable, "benchmarks/growth.py", "--draw", "--out", str(tmp_path / "growth")]
     subprocess.run(command, cwd=ROOT, check=True, timeout=100)
     assert (tmp_path / "growth.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def share_in_the_upper_left_corner(skill: int) -> float:
+    """Of 64 teams whose agents both followed one scripted skill."""
+    env = coordinator_alone.ScriptedSkills(64)
+    env.reset(0)
+    step = env.step(np.full((64, 2), skill))
+    assert not (step.terminated | step.truncated).any()
+    return float((step.view.obs[..., 9:] == 1).all(-1).mean())
+
+
+def test_a_scripted_skill_leads_to_its_corner():
+    assert share_in_the_upper_left_corner(0) > 0.5
+    for elsewhere in (1, 2, 3, 6):  # control: other corners, and no direction
+        assert share_in_the_upper_left_corner(elsewhere) < 0.1
+
+
+def test_a_scripted_episode_is_four_decisions_or_ends_with_both_diamonds():
+    """Corners in turn: bottom right and upper left, then the other two, which wins some games."""
+    env = coordinator_alone.ScriptedSkills(64)
+    env.reset(0)
+    ended = np.zeros(64, dtype=bool)
+    for number, pair in enumerate(([3, 0], [1, 2], [3, 0], [1, 2])):
+        step = env.step(np.tile(pair, (64, 1)))
+        assert (step.success == step.terminated).all()
+        assert (step.reward == step.success).all()
+        assert (step.truncated.any()) == (number == 3)
+        ended |= step.terminated | step.truncated
+    assert ended.all()
+    assert step.truncated.mean() < 0.5  # most were won before
+
+
+def test_the_coordinators_settings_differ_in_its_reward_alone():
+    configs = [coordinator_alone.settings_of(name, 1) for name in coordinator_alone.SETTINGS]
+    reset = {replace(config, gamma=0.99, novelty_coef=0.0) for config in configs}
+    assert len(reset) == 1
+    assert len(set(configs)) == 3
+
+
+def test_a_coordinator_alone_learns_and_is_measured_ten_times():
+    name = next(iter(coordinator_alone.SETTINGS))
+    curve = coordinator_alone.learn(name, 1, env_steps=32_000, episodes=8)
+    assert [steps for steps, *_ in curve] == [3200 * n for n in range(1, 11)]
+    assert all(0 <= share <= 1 for _, *shares in curve for share in shares)

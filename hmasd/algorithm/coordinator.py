@@ -9,11 +9,13 @@ import torch
 from torch import Tensor
 
 from hmasd.algorithm import losses
+from hmasd.algorithm.novelty import Novelty, standing_out
 from hmasd.algorithm.optimization import (
     Learner,
     Means,
     Metrics,
     Part,
+    apply_together,
     in_parts,
     largest,
     slices,
@@ -27,7 +29,7 @@ from hmasd.algorithm.returns import (
 )
 from hmasd.config import Config
 from hmasd.distributed import ALONE, Ranks
-from hmasd.kernels.transfer import to_device
+from hmasd.kernels.transfer import to_device, to_host
 from hmasd.modules.normalization import ValueNormalizer
 from hmasd.networks import SkillCoordinator
 from hmasd.types import HighBatch, HighRollout
@@ -44,11 +46,14 @@ class Coordinator:
         network: SkillCoordinator,
         normalizer: ValueNormalizer,
         ranks: Ranks = ALONE,
+        novelty: Novelty | None = None,
     ) -> None:
+        """`novelty`: of the states that segments lead to, worth `novelty_coef`; None: nothing."""
         self.config = config
         self.ranks = ranks
         self.network = network
         self.normalizer = normalizer
+        self.novelty = novelty
         self.learner = Learner("coordinator", network, config, ranks)
 
     def prepare(self, segments: HighRollout) -> HighBatch:
@@ -61,6 +66,11 @@ class Coordinator:
                     (segments.next_state, segments.next_obs),
                 )
             )  # [D, N+1], normalised units
+        novelty = None
+        if self.novelty is not None:
+            novelty = self.novelty.visit(segments.next_state)
+            bonus = self.config.novelty_coef * standing_out(novelty, self.ranks)
+            segments = segments._replace(reward=segments.reward + to_host(bonus))
         real_value = self.normalizer.denormalize(value)
         advantage = self._advantage(segments, real_value, self.normalizer.denormalize(next_value))
         target = advantage + real_value
@@ -83,6 +93,7 @@ class Coordinator:
             target=self.normalizer.normalize(target),
             weight=weight,
             mask=segments.mask,
+            novelty=novelty,
         )
 
     def _advantage(self, segments: HighRollout, value: Tensor, next_value: Tensor) -> Tensor:
@@ -118,15 +129,33 @@ class Coordinator:
         """All PPO epochs over one batch of segments; returns the metrics `high/...`."""
         parts, means = self._parts(batch), Means(*METRICS, ranks=self.ranks)
         ratio_errors: list[Tensor] = []
+        steps = 0
         for _ in range(self.config.coordinator_epochs):
-            self.learner.step(self._losses(parts, means, ratio_errors))
+            moved: list[Tensor] = []
+            self.learner.accumulate(self._losses(parts, means, ratio_errors, moved))
+            if steps and self._has_moved_far(moved):
+                break
+            apply_together(self.learner)
+            steps += 1
         explained = losses.explained_variance(batch.value, batch.target, batch.weight, self.ranks)
-        return {
+        new: Metrics = {}
+        if batch.novelty is not None:
+            new["high/novelty"] = self.ranks.mean(batch.novelty)
+        return new | {
             "high/grad_norm": self.learner.mean_norm(),
             **means.result("high"),
+            "high/epochs": float(steps),
             "high/ratio_start": 1.0 + largest(ratio_errors[: len(parts)], self.ranks),
             "high/explained_variance": explained,
         }
+
+    def _has_moved_far(self, moved: list[Tensor]) -> bool:
+        """Whether its KL on all ranks' segments, of which these are shares, is beyond the limit."""
+        limit = self.config.coordinator_kl_limit
+        if limit == 0:
+            return False
+        here = float(to_host(torch.stack(moved).sum())) if moved else 0.0
+        return self.ranks.total(here) > limit
 
     def _parts(self, batch: HighBatch) -> list[Part[HighBatch]]:
         """The batch as it goes through the network, a segment counting as a sample."""
@@ -138,9 +167,13 @@ class Coordinator:
         return in_parts(weighed, self.ranks)
 
     def _losses(
-        self, parts: list[Part[HighBatch]], means: Means, ratio_errors: list[Tensor]
+        self,
+        parts: list[Part[HighBatch]],
+        means: Means,
+        ratio_errors: list[Tensor],
+        moved: list[Tensor],
     ) -> Iterator[tuple[Tensor, float]]:
-        """The loss of each part and its share; notes what it is made of."""
+        """The loss of each part and its share; notes what it is made of, and each part's KL."""
         config = self.config
         for batch, weight, share in parts:
             scores = self.network.evaluate(
@@ -161,6 +194,7 @@ class Coordinator:
             loss = policy.loss + config.value_coef * value - config.high_entropy_coef * entropy
             yield loss, share
             ratio_errors.append(policy.ratio_error)
+            moved.append(share * policy.kl)
             means.add(
                 weight,
                 policy_loss=policy.loss,

@@ -179,7 +179,11 @@ def step_together(*steps: tuple[Learner, Iterable[tuple[Tensor, float]]]) -> Non
     """
     for learner, losses in steps:
         learner.accumulate(losses)
-    learners = [learner for learner, _ in steps]
+    apply_together(*(learner for learner, _ in steps))
+
+
+def apply_together(*learners: Learner) -> None:
+    """Add up the accumulated gradients of all ranks in one reduction, clip and step."""
     learners[0].ranks.sum_all([learner.gradient for learner in learners])
     for learner in learners:
         learner.apply()

@@ -405,3 +405,35 @@ def test_update_makes_good_choices_likelier(float64: None) -> None:
         gain = (after.logp - batch.logp)[:, 0]
         assert sign * float(gain[good == 1].mean()) > 0
         assert sign * float(gain[good == 0].mean()) < 0
+
+
+@pytest.mark.parametrize("slices", [0, 7])
+def test_an_update_ends_before_the_step_that_would_go_on_from_too_far(
+    slices: int, float64: None
+) -> None:
+    """The KL of the coordinator that is left, measured anew; control: without limit it goes on."""
+    left = {}
+    for limit in (0.0, 1e-3, 1e6):
+        config = replace(
+            NOW,
+            coordinator_epochs=9,
+            learning_rate=0.01,
+            samples_at_once=slices,
+            coordinator_kl_limit=limit,
+        )
+        player = Player(config, Counter(4))
+        player.collect()
+        agent = player.agent
+        agent.high_storage.cut(agent._next_view)
+        batch = agent.coordinator.prepare(agent.high_storage.rollout(0))
+        metrics = agent.coordinator.update(batch)
+        with torch.no_grad():
+            now = agent.networks.coordinator.evaluate(
+                batch.state, batch.obs, batch.team_skill, batch.agent_skills
+            )
+        log_ratio = now.logp - batch.logp
+        left[limit] = metrics["high/epochs"], float((log_ratio.exp() - 1 - log_ratio).mean())
+    assert left[0.0] == left[1e6]
+    assert left[0.0][0] == 9
+    assert 1 <= left[1e-3][0] < 9
+    assert 1e-3 < left[1e-3][1] < left[0.0][1] / 2
