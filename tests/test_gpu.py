@@ -100,6 +100,21 @@ def test_a_lock_step_waits_once_and_an_update_once(gpu: FakeGPU, name: str) -> N
     assert of_updates == [1, int(name != "lost envs")]
 
 
+@pytest.mark.parametrize(
+    ("settings", "waits"),
+    [
+        ({"coordinator_kl_limit": 0.0}, 1),
+        ({"coordinator_kl_limit": 0.05}, 3),  # whether to make the second pass, and the third
+        ({"coordinator_kl_limit": 0.0, "novelty_coef": 1.0}, 2),  # rewards are counted on the host
+    ],
+)
+def test_what_the_coordinator_decides_by_is_waited_for(
+    gpu: FakeGPU, settings: dict[str, float], waits: int
+) -> None:
+    config = replace(ON_GPU, coordinator_epochs=3, **settings)
+    assert waits_of(gpu, config, Counter(4), rounds=2)[1] == [waits] * 2
+
+
 def test_play_waits_for_its_actions_only(gpu: FakeGPU) -> None:
     env = AnyAction(4)
     agent, view = HMASDAgent(ON_GPU, env), env.reset(0)

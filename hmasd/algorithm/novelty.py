@@ -6,6 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import layer_norm
 
+from hmasd.distributed import ALONE, Ranks
+from hmasd.kernels.transfer import to_device
+
 NUM_DIRECTIONS = 128  # two features each; the update costs their number cubed
 LENGTH_SCALE = 5.0  # standard deviations of a state's entries: states farther apart are strangers
 DEVIATIONS = 1.0  # standard deviations of a batch's novelty that are nothing to be rewarded
@@ -42,7 +45,7 @@ def novelty(features: Tensor, precision: Tensor) -> Tensor:
         features: φ [D, F].
         precision: Λ [F, F], symmetric, positive definite.
     """
-    lower = torch.linalg.cholesky(precision)
+    lower = torch.linalg.cholesky_ex(precision).L  # plain cholesky would wait to look for errors
     return torch.linalg.solve_triangular(lower, features.T, upper=False).norm(dim=0)
 
 
@@ -68,7 +71,7 @@ class Novelty:
         self, state_size: int, seed: int, device: torch.device, ranks: Ranks = ALONE
     ) -> None:
         self.ranks = ranks
-        self.directions = random_directions(state_size, seed).to(device)
+        self.directions = to_device(random_directions(state_size, seed), device)
         self.precision = torch.eye(2 * NUM_DIRECTIONS, dtype=torch.float64, device=device)
 
     def visit(self, state: Tensor) -> Tensor:
