@@ -99,6 +99,7 @@ def settings_of(name: str, seed: int) -> Config:
         "batch_size": NUM_ENVS * DECISIONS,
         "high_level_batch_size": 1,
         "chunk_length": 1,
+        "coordinator_kl_limit": 0.0,  # to see the reward alone
         "seed": seed,
     }
     return replace(Config(), **changes, **SETTINGS[name])

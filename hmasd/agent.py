@@ -401,7 +401,7 @@ class HMASDAgent:
             "critic_hidden": self.critic_hidden,
             "low_storage": self.low_storage.state_dict(),
             "high_storage": self.high_storage.state_dict(),
-            "novelty": None if novelty is None else novelty.state_dict(),
+            **({} if novelty is None else {"novelty": novelty.state_dict()}),
             "discriminator_pairs": self.discriminators.history.state_dict(),
             "next_view": None if self._next_view is None else self._next_view._asdict(),
         }
@@ -434,7 +434,7 @@ class HMASDAgent:
         self.coordinator_version = state["coordinator_version"]
         self.env_steps = state["env_steps"]
         self.team.load_state_dict(state["team"])
-        if self.coordinator.novelty is not None and state["novelty"] is not None:
+        if self.coordinator.novelty is not None and "novelty" in state:  # else all is new
             self.coordinator.novelty.load_state_dict(state["novelty"])
         memory = checkpoint.on_device(state, self.device)
         self.critic_hidden = memory["critic_hidden"]

@@ -208,6 +208,7 @@ NEEDLESS = {
     "agent.low_storage.discarded": "no env fails in these runs; tests/test_lost_envs.py",
     "agent.low_storage.last_step": "a guard; rollout/test_storage.py shows what it refuses",
     "agent.next_view.action_mask": "the coordinator looks at no action mask",
+    "agent.novelty.directions": "drawn from the seed, which is the same in a continued run here",
     "run_name": "names the folder",
     "config": "the settings, which the command line reads",
 }
