@@ -407,33 +407,36 @@ def test_update_makes_good_choices_likelier(float64: None) -> None:
         assert sign * float(gain[good == 0].mean()) < 0
 
 
-@pytest.mark.parametrize("slices", [0, 7])
-def test_an_update_ends_before_the_step_that_would_go_on_from_too_far(
-    slices: int, float64: None
-) -> None:
-    """The KL of the coordinator that is left, measured anew; control: without limit it goes on."""
-    left = {}
-    for limit in (0.0, 1e-3, 1e6):
-        config = replace(
-            NOW,
-            coordinator_epochs=9,
-            learning_rate=0.01,
-            samples_at_once=slices,
-            coordinator_kl_limit=limit,
+def passes_and_kl(epochs: int, limit: float, slices: int) -> tuple[float, float]:
+    """Passes that an update made, and the KL of the coordinator that is left, measured anew."""
+    config = replace(
+        NOW,
+        coordinator_epochs=epochs,
+        learning_rate=1e-3,
+        samples_at_once=slices,
+        coordinator_kl_limit=limit,
+    )
+    player = Player(config, Counter(4))
+    player.collect()
+    agent = player.agent
+    agent.high_storage.cut(agent._next_view)
+    batch = agent.coordinator.prepare(agent.high_storage.rollout(0))
+    metrics = agent.coordinator.update(batch)
+    with torch.no_grad():
+        now = agent.networks.coordinator.evaluate(
+            batch.state, batch.obs, batch.team_skill, batch.agent_skills
         )
-        player = Player(config, Counter(4))
-        player.collect()
-        agent = player.agent
-        agent.high_storage.cut(agent._next_view)
-        batch = agent.coordinator.prepare(agent.high_storage.rollout(0))
-        metrics = agent.coordinator.update(batch)
-        with torch.no_grad():
-            now = agent.networks.coordinator.evaluate(
-                batch.state, batch.obs, batch.team_skill, batch.agent_skills
-            )
-        log_ratio = now.logp - batch.logp
-        left[limit] = metrics["high/epochs"], float((log_ratio.exp() - 1 - log_ratio).mean())
-    assert left[0.0] == left[1e6]
-    assert left[0.0][0] == 9
-    assert 1 <= left[1e-3][0] < 9
-    assert 1e-3 < left[1e-3][1] < left[0.0][1] / 2
+    log_ratio = now.logp - batch.logp
+    return float(metrics["high/epochs"]), float((log_ratio.exp() - 1 - log_ratio).mean())
+
+
+@pytest.mark.parametrize("slices", [0, 7])
+def test_an_update_ends_when_the_coordinator_has_moved_far(slices: int, float64: None) -> None:
+    """Oracle: shorter updates without limit; control: a limit that is never reached."""
+    without = [passes_and_kl(n, 0.0, slices) for n in range(1, 6)]
+    assert [passes for passes, _ in without] == [1, 2, 3, 4, 5]
+    limit = (without[1][1] + without[2][1]) / 2
+    ends = next(n for n, (_, kl) in enumerate(without) if kl > limit)
+    assert 0 < ends < 4
+    assert passes_and_kl(5, limit, slices) == pytest.approx(without[ends], rel=1e-9)
+    assert passes_and_kl(5, 1e6, slices) == pytest.approx(without[4], rel=1e-9)
