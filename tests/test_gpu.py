@@ -139,7 +139,7 @@ def planted(name: str, patch: pytest.MonkeyPatch) -> None:
         )
     elif name == "rows chosen by a mask":
         update = ValueNormalizer.update
-        patch.setattr(ValueNormalizer, "update", lambda self, x, w: update(self, x[x > 0]))
+        patch.setattr(ValueNormalizer, "update", lambda self, x, *_: update(self, x[x > 0]))
     elif name == "copy of pageable memory":
         patch.setattr("hmasd.rollout.team.to_device", lambda x, device, dtype=None: x.to(device))
     elif name == "copy that blocks":
