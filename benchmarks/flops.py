@@ -36,18 +36,23 @@ def coordinator(config: Config, env: BatchedEnv, obs_size: int) -> int:
     """Of one segment, forward: the transformer over one team token and one for every agent."""
     d, agents = config.hidden_size, env.num_agents
     tokens = agents + 1
-    vocabulary = 1 + config.num_team_skills + config.num_agent_skills
     mlp = linear(d, d, d)
     encoder = config.coordinator_blocks * (attention(d, tokens) + mlp)
     decoder = config.coordinator_blocks * (2 * attention(d, tokens) + mlp)
-    per_token = encoder + decoder + linear(d, d, 1) + linear(vocabulary, d) + linear(d, d)
+    per_token = encoder + decoder + linear(d, d, 1) + linear(d, d)
     embeddings = linear(env.state_size, d) + agents * linear(obs_size, d)
     heads = linear(d, config.num_team_skills) + agents * linear(d, config.num_agent_skills)
     return tokens * per_token + embeddings + heads
 
 
+def words(config: Config) -> int:
+    """Of one pass of the coordinator, however many segments: each word is embedded once."""
+    vocabulary = 1 + config.num_team_skills + config.num_agent_skills
+    return vocabulary * linear(vocabulary, config.hidden_size)
+
+
 def forward(config: Config, env: BatchedEnv) -> dict[str, int]:
-    """Of one env step (of the coordinator: one segment) through each network, forward."""
+    """Of one env step (coordinator: one segment, without `words`) through each network, forward."""
     d, agents, actions = config.hidden_size, env.num_agents, env.action_space
     team, individual = config.num_team_skills, config.num_agent_skills
     at_input = config.skill_input == "input"
@@ -76,4 +81,7 @@ def update(config: Config, env: BatchedEnv, segments: float) -> dict[str, float]
         "team discriminator": pairs * config.batch_size * config.discriminator_epochs,
         "individual discriminator": pairs * config.batch_size * config.discriminator_epochs,
     }
-    return {name: PASSES * rows[name] * per_row[name] for name in NETWORKS}
+    products = {name: rows[name] * per_row[name] for name in NETWORKS}
+    if segments > 0:
+        products["coordinator"] += config.coordinator_epochs * words(config)
+    return {name: PASSES * count for name, count in products.items()}

@@ -25,7 +25,7 @@ from hmasd.networks import make_networks
 from hmasd.rollout.segments import SegmentStorage
 from hmasd.rollout.storage import RoundStorage
 from hmasd.rollout.team import Generators, Team
-from hmasd.round_metrics import reward_metrics, skill_metrics
+from hmasd.round_metrics import counting, reward_metrics, skill_metrics
 from hmasd.sync import SyncGate
 from hmasd.types import (
     Acting,
@@ -293,7 +293,8 @@ class HMASDAgent:
         if living == 0:
             return {}  # every env was lost
         parts = self._intrinsic_rewards(rollout)
-        metrics = reward_metrics(parts, self._counting(rollout), self.ranks)
+        weights = counting(rollout, self.device, self.team.dtype)
+        metrics = reward_metrics(parts, weights, self.ranks)
         actor_batch, critic_batch = self.discoverer.prepare(rollout, parts.mixed, passed)
         if self.config.batch_schedule == "noise":
             chunks_and_envs = rollout.actor_hidden.shape[:2]
@@ -373,16 +374,9 @@ class HMASDAgent:
             "sync/coordinator_version": float(self.coordinator_version),
         }
         if living > 0:
-            weights = self._counting(rollout)
+            weights = counting(rollout, self.device, self.team.dtype)
             metrics |= skill_metrics(rollout, self._num_skills, weights, self.ranks)
         return metrics
-
-    def _counting(self, rollout: LowRollout) -> tuple[Tensor | None, Tensor | None]:
-        """Weights of the team's steps [T, E], which count if any agent lives, and of agents'."""
-        if rollout.alive is None:
-            return None, None
-        weight = to_device(rollout.alive, self.device, self.team.dtype)
-        return weight.amax(-1), weight
 
     # --- saving -------------------------------------------------------------------------------
 
@@ -415,20 +409,14 @@ class HMASDAgent:
             CheckpointError: a parameter has another shape than this configuration asks for, or the
                 random generators are another kind of device's.
         """
-        generators = state["generators"]
-        if any(generators[k].shape != g.get_state().shape for k, g in self.generators.items()):
-            raise checkpoint.CheckpointError(
-                "the checkpoint's random generators are of another kind of device than --device "
-                f"{self.config.device}: training goes on on the kind it began on (--eval-only can "
-                "be done on any)"
-            )
+        checkpoint.check_generators(self.generators, state["generators"], self.config.device)
         checkpoint.load_module(
             "networks", self.networks, state["networks"], saved_settings, asdict(self.config)
         )
         for learner in self._learners:
             learner.load_state_dict(state["optimizers"][learner.name])
         for name, generator in self.generators.items():
-            generator.set_state(generators[name])
+            generator.set_state(state["generators"][name])
         self.gate.load_state_dict(state["gate"])
         self.discoverer.noise_scale.load_state_dict(state["noise_scale"])
         self.coordinator_version = state["coordinator_version"]

@@ -353,6 +353,21 @@ def _settings_to_look_at(saved: Mapping[str, Any], here: Mapping[str, Any]) -> s
     return "Settings to look at: " + ", ".join(SHAPE_SETTINGS) + "."
 
 
+def check_generators(
+    generators: dict[str, torch.Generator], states: dict[str, Tensor], device: str
+) -> None:
+    """Refuse the states of random generators that another kind of device made.
+
+    Raises:
+        CheckpointError: `device` is of another kind than the one that training began on.
+    """
+    if any(states[k].shape != g.get_state().shape for k, g in generators.items()):
+        raise CheckpointError(
+            "the checkpoint's random generators are of another kind of device than --device "
+            f"{device}: training goes on on the kind it began on (--eval-only can be done on any)"
+        )
+
+
 def on_device(state: Any, device: torch.device) -> Any:
     """What a checkpoint holds of the round, its tensors where `HOST_FIELDS` wants them."""
     names = ("critic_hidden", "low_storage", "high_storage", "discriminator_pairs", "next_view")

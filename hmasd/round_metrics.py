@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from hmasd.algorithm.skill_usage import usage
 from hmasd.distributed import ALONE, Ranks
+from hmasd.kernels.transfer import to_device
 from hmasd.types import LowRollout, RewardParts
 
 Weights = tuple[Tensor | None, Tensor | None]  # of the team's steps [T, E], of agents' [T, E, N]
+
+
+def counting(rollout: LowRollout, device: torch.device, dtype: torch.dtype) -> Weights:
+    """What counts of a round: the team's steps in which any agent lives, and the living agents'."""
+    if rollout.alive is None:
+        return None, None
+    weight = to_device(rollout.alive, device, dtype)
+    return weight.amax(-1), weight
 
 
 def skill_metrics(

@@ -14,7 +14,7 @@ from hmasd.algorithm.optimization import Learner, TrainingError, read
 from hmasd.checkpoint import CheckpointError
 from hmasd.config import Config
 from hmasd.rollout.storage import StorageError
-from hmasd.round_metrics import reward_metrics
+from hmasd.round_metrics import counting, reward_metrics
 from hmasd.sync import SyncError
 from tests.helpers.envs import MaskedAgents
 from tests.helpers.rounds import SMALL, Player
@@ -324,7 +324,7 @@ def test_dead_agents_count_in_no_metric_and_earn_no_individual_reward() -> None:
         parts = agent._intrinsic_rewards(rollout)
         usage = agent._round_metrics(rollout, 1.0)
         shares = {name: value for name, value in usage.items() if "agent_usage" in name}
-        rewards = reward_metrics(parts, agent._counting(rollout))
+        rewards = reward_metrics(parts, counting(rollout, agent.device, agent.team.dtype))
         return read(shares | rewards), parts.individual[~rollout.alive]
 
     plain, dead_reward = reported(False, "dead")

@@ -98,7 +98,7 @@ def test_a_wrong_replay_would_be_seen(
         if bug == "mask":
             memory["action_mask"] = None
         elif bug == "skill":
-            memory["agent_skills"] = memory["agent_skills"].roll(1, 0)
+            memory["agent_skills"].copy_(memory["agent_skills"].roll(1, 0))
         error = replay_error(player)
         if bug == "mask":
             break
