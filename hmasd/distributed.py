@@ -8,6 +8,7 @@ the updates of all ranks, and of one process with all envs, are the same.
 from __future__ import annotations
 
 import hashlib
+import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
@@ -20,6 +21,8 @@ from torch import Tensor
 from hmasd.launch import launched
 from hmasd.pulse import Pulse, open_store
 from hmasd.types import EnvShare
+
+WATCHED_SECONDS = 0.01  # of waiting for a reduction on the host, before sleeping
 
 
 class RanksError(RuntimeError):
@@ -122,6 +125,18 @@ def join(device: str, reduce_timeout: float, rank_timeout: float) -> Ranks:
     return ProcessGroup(device, reduce_timeout, rank_timeout)
 
 
+def _watch(work: torch.distributed.Work) -> None:
+    """Wait for a reduction with open eyes at first: to be woken up can take longer than it does.
+
+    Raises:
+        RuntimeError: it failed, or took longer than the group's timeout.
+    """
+    end = time.perf_counter() + WATCHED_SECONDS
+    while not work.is_completed() and time.perf_counter() < end:
+        os.sched_yield()
+    work.wait()
+
+
 class ProcessGroup(Ranks):
     """A run of several processes, over torch.distributed."""
 
@@ -153,7 +168,7 @@ class ProcessGroup(Ranks):
     def sum(self, x: Tensor) -> Tensor:
         """All ranks' tensors of one shape added up; for few numbers, which travel by the host."""
         total = x.cpu().clone()
-        self._timed(lambda: torch.distributed.all_reduce(total))
+        self._timed(lambda: _watch(torch.distributed.all_reduce(total, async_op=True)))
         return total.to(x.device)
 
     def largest(self, number: Tensor) -> Tensor:
@@ -165,7 +180,10 @@ class ProcessGroup(Ranks):
     def sum_all(self, tensors: Sequence[Tensor]) -> None:
         """Add up all ranks' tensors, in place, in one reduction."""
         joined = torch.cat([x.flatten() for x in tensors])
-        self._timed(lambda: torch.distributed.all_reduce(joined))
+        if joined.is_cuda:  # the device waits, not this process
+            self._timed(lambda: torch.distributed.all_reduce(joined))
+        else:
+            self._timed(lambda: _watch(torch.distributed.all_reduce(joined, async_op=True)))
         for x, total in zip(tensors, joined.split([x.numel() for x in tensors]), strict=True):
             x.copy_(total.view_as(x))
 
