@@ -17,11 +17,14 @@ import numpy as np
 import torch
 import torch.distributed
 from torch import Tensor
+from torch.distributed import Store
 
 from hmasd.launch import launched
+from hmasd.meeting import meet
 from hmasd.pulse import Pulse, open_store
 from hmasd.types import EnvShare
 
+MEETING_SECONDS = 300.0  # for all processes of a run to come: the slowest machine's imports
 WATCHED_SECONDS = 0.01  # of waiting for a reduction on the host, before sleeping
 
 
@@ -146,24 +149,29 @@ class ProcessGroup(Ranks):
         if on_gpu:
             torch.cuda.set_device(launched().local_rank)
         backend = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
+        self.rank, self.world_size, _ = launched()
         try:
-            timeout = timedelta(seconds=reduce_timeout)
-            torch.distributed.init_process_group(backend, timeout=timeout)
-            self._pulse = self._begin_pulse(rank_timeout)
-        except (RuntimeError, ValueError) as error:
+            store = self._meet(rank_timeout)
+            torch.distributed.init_process_group(
+                backend,
+                store=store,
+                rank=self.rank,
+                world_size=self.world_size,
+                timeout=timedelta(seconds=reduce_timeout),
+            )
+        except (RuntimeError, ValueError, TimeoutError) as error:
             raise RanksError(f"the processes of the run do not find each other: {error}") from error
 
-    def _begin_pulse(self, timeout: float) -> Pulse:
-        """Signs of life of all ranks, under a name that no earlier start of the run has used."""
-        self.rank = torch.distributed.get_rank()
-        self.world_size = torch.distributed.get_world_size()
-        start = torch.tensor(time.time_ns() if self.rank == 0 else 0)
-        torch.distributed.broadcast(start, 0)
-        name = f"hmasd/pulse/{int(start)}"
-        pulse = Pulse(open_store(timeout), name, self.rank, self.world_size, timeout)
-        torch.distributed.all_reduce(start)  # all have written theirs
+    def _meet(self, rank_timeout: float) -> Store:
+        """The launcher's store for this start of the run alone; signs of life begin here."""
+        meeting = timedelta(seconds=MEETING_SECONDS)
+        store, *_ = next(torch.distributed.rendezvous("env://", timeout=meeting))
+        name = meet(store, self.rank, self.world_size, MEETING_SECONDS)
+        pulse = Pulse(open_store(rank_timeout), name, self.rank, self.world_size, rank_timeout)
+        store.wait(pulse.keys(), meeting)
         pulse.start()
-        return pulse
+        self._pulse = pulse
+        return torch.distributed.PrefixStore(name, store)
 
     def sum(self, x: Tensor) -> Tensor:
         """All ranks' tensors of one shape added up; for few numbers, which travel by the host."""

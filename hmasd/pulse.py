@@ -94,6 +94,11 @@ class Pulse:
         if rank == 0:
             store.set(f"{name}/verdict", "")
 
+    def keys(self) -> list[str]:
+        """What all ranks together have written once each has begun."""
+        ranks = sorted([self._rank, *self._everybody])
+        return [f"{self._name}/verdict", *map(self._key, ranks)]
+
     def start(self) -> None:
         """Beat and watch from now on, in threads of their own."""
         for work in (self._beats, self._looks):

@@ -9,9 +9,12 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from torch.distributed import TCPStore
 
 from hmasd import checkpoint
 from hmasd.config import Config
@@ -29,9 +32,24 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def started(
-    config: Config, world_size: int, *, dtype: str = "float64", fault: str = ""
+    config: Config,
+    world_size: int,
+    *,
+    dtype: str = "float64",
+    fault: str = "",
+    store: TCPStore | None = None,
+    pause: float = 0.0,
 ) -> Iterator[list[subprocess.Popen]]:
-    """The processes of a run, none of which outlives the block."""
+    """The processes of a run, none of which outlives the block.
+
+    Args:
+        config: of the run.
+        world_size: how many.
+        dtype: of the parameters.
+        fault: what goes wrong; see `rank_program`.
+        store: the launcher's, which outlives the processes; None: rank 0 opens one.
+        pause: seconds after which rank 0 follows the others.
+    """
     folder = Path(config.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     settings = folder / "settings.json"
@@ -39,12 +57,14 @@ def started(
     settings.write_text(json.dumps(text))
     shared = {
         "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(free_port()),
+        "MASTER_PORT": str(store.port if store else free_port()),
+        "TORCHELASTIC_USE_AGENT_STORE": str(store is not None),
         "WORLD_SIZE": str(world_size),
         "PYTHONPATH": str(ROOT),
     }
-    processes = [
-        subprocess.Popen(
+
+    def start(rank: int) -> subprocess.Popen:
+        return subprocess.Popen(
             [sys.executable, "-m", "tests.helpers.rank_program", str(settings)],
             env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
             cwd=ROOT,
@@ -52,8 +72,10 @@ def started(
             stderr=subprocess.PIPE,
             text=True,
         )
-        for rank in range(world_size)
-    ]
+
+    processes = [start(rank) for rank in range(1, world_size)]
+    time.sleep(pause)
+    processes.insert(0, start(0))
     try:
         yield processes
     finally:

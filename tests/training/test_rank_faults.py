@@ -10,10 +10,11 @@ import time
 from pathlib import Path
 
 import pytest
+from torch.distributed import TCPStore
 
 from hmasd import checkpoint
 from hmasd.config import Config
-from tests.helpers.ranks import started
+from tests.helpers.ranks import run_ranks, started
 from tests.training.test_ranks import SMALL
 
 ENDLESS = dataclasses.replace(SMALL, total_steps=100_000_000, rank_timeout=6.0)
@@ -68,3 +69,17 @@ def test_all_ranks_stop_where_one_is_asked_to(tmp_path: Path) -> None:
     (path,) = (tmp_path / "models").iterdir()
     content = checkpoint.load(path)
     assert content["agent"]["low_storage"]["steps"] == SMALL.rollout_length
+
+
+def test_a_start_passes_over_what_an_earlier_one_left_in_the_launchers_store(
+    tmp_path: Path,
+) -> None:
+    """As torchrun starts all ranks again; rank 1 comes first, and finds a dead rank 0's address.
+
+    Without a name of its own one start in three would fail: it depends on the order of the ports
+    that the system hands out.
+    """
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    for name, pause in (("first", 0.0), ("again", 5.0)):
+        config = dataclasses.replace(SMALL, output_dir=str(tmp_path / name))
+        run_ranks(config, 2, store=store, pause=pause)
