@@ -10,9 +10,9 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch.distributed import TCPStore
 
@@ -21,6 +21,13 @@ from hmasd.config import Config
 
 ROOT = Path(__file__).parents[2]
 DEADLINE = 100.0  # seconds for a whole run, on a busy machine
+
+
+class Host(NamedTuple):
+    """Where a rank runs."""
+
+    address: str
+    enter: tuple[str, ...]  # the command that runs another one there
 
 
 def free_port() -> int:
@@ -39,6 +46,7 @@ def started(
     fault: str = "",
     store: TCPStore | None = None,
     pause: float = 0.0,
+    hosts: Sequence[Host] = (),
 ) -> Iterator[list[subprocess.Popen]]:
     """The processes of a run, none of which outlives the block.
 
@@ -49,6 +57,7 @@ def started(
         fault: what goes wrong; see `rank_program`.
         store: the launcher's, which outlives the processes; None: rank 0 opens one.
         pause: seconds after which rank 0 follows the others.
+        hosts: on which each rank runs; none: all on this one.
     """
     folder = Path(config.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
@@ -56,7 +65,7 @@ def started(
     text = {"config": dataclasses.asdict(config), "dtype": dtype, "fault": fault}
     settings.write_text(json.dumps(text))
     shared = {
-        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_ADDR": hosts[0].address if hosts else "127.0.0.1",
         "MASTER_PORT": str(store.port if store else free_port()),
         "TORCHELASTIC_USE_AGENT_STORE": str(store is not None),
         "WORLD_SIZE": str(world_size),
@@ -65,7 +74,10 @@ def started(
 
     def start(rank: int) -> subprocess.Popen:
         return subprocess.Popen(
-            [sys.executable, "-m", "tests.helpers.rank_program", str(settings)],
+            [
+                *(hosts[rank].enter if hosts else ()),
+                *(sys.executable, "-m", "tests.helpers.rank_program", str(settings)),
+            ],
             env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
             cwd=ROOT,
             stdout=subprocess.DEVNULL,
