@@ -22,6 +22,7 @@ from torch.distributed import Store
 from hmasd.launch import launched
 from hmasd.meeting import meet
 from hmasd.pulse import Pulse, open_store
+from hmasd.shared_sum import share_memory
 from hmasd.types import EnvShare
 
 MEETING_SECONDS = 300.0  # for all processes of a run to come: the slowest machine's imports
@@ -151,7 +152,7 @@ class ProcessGroup(Ranks):
         backend = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
         self.rank, self.world_size, _ = launched()
         try:
-            store = self._meet(rank_timeout)
+            store = self._meet(rank_timeout, reduce_timeout)
             torch.distributed.init_process_group(
                 backend,
                 store=store,
@@ -162,7 +163,7 @@ class ProcessGroup(Ranks):
         except (RuntimeError, ValueError, TimeoutError) as error:
             raise RanksError(f"the processes of the run do not find each other: {error}") from error
 
-    def _meet(self, rank_timeout: float) -> Store:
+    def _meet(self, rank_timeout: float, reduce_timeout: float) -> Store:
         """The launcher's store for this start of the run alone; signs of life begin here."""
         meeting = timedelta(seconds=MEETING_SECONDS)
         store, *_ = next(torch.distributed.rendezvous("env://", timeout=meeting))
@@ -171,12 +172,15 @@ class ProcessGroup(Ranks):
         store.wait(pulse.keys(), meeting)
         pulse.start()
         self._pulse = pulse
+        self._shared = share_memory(
+            store, name, self.rank, self.world_size, meeting, reduce_timeout
+        )
         return torch.distributed.PrefixStore(name, store)
 
     def sum(self, x: Tensor) -> Tensor:
         """All ranks' tensors of one shape added up; for few numbers, which travel by the host."""
-        total = x.cpu().clone()
-        self._timed(lambda: _watch(torch.distributed.all_reduce(total, async_op=True)))
+        total = x.detach().cpu().clone()
+        self._sum_on_host(total)
         return total.to(x.device)
 
     def largest(self, number: Tensor) -> Tensor:
@@ -187,11 +191,11 @@ class ProcessGroup(Ranks):
 
     def sum_all(self, tensors: Sequence[Tensor]) -> None:
         """Add up all ranks' tensors, in place, in one reduction."""
-        joined = torch.cat([x.flatten() for x in tensors])
+        joined = torch.cat([x.detach().flatten() for x in tensors])
         if joined.is_cuda:  # the device waits, not this process
             self._timed(lambda: torch.distributed.all_reduce(joined))
         else:
-            self._timed(lambda: _watch(torch.distributed.all_reduce(joined, async_op=True)))
+            self._sum_on_host(joined)
         for x, total in zip(tensors, joined.split([x.numel() for x in tensors]), strict=True):
             x.copy_(total.view_as(x))
 
@@ -236,6 +240,14 @@ class ProcessGroup(Ranks):
         self._pulse.close(reason)
         if reason is None:
             torch.distributed.destroy_process_group()
+
+    def _sum_on_host(self, x: Tensor) -> None:
+        """In place, of a contiguous tensor in the memory of the host."""
+        shared = self._shared
+        if shared is not None:
+            self._timed(lambda: shared.add_up(x.numpy()))
+        else:
+            self._timed(lambda: _watch(torch.distributed.all_reduce(x, async_op=True)))
 
     def _all(self, x: Tensor) -> list[Tensor]:
         """All ranks' tensors of one shape."""

@@ -61,7 +61,8 @@ def network() -> Iterator[Network]:
             ip("-n", space, "address", "add", f"{address}/24", "dev", cable)
             for device in ("lo", cable):
                 ip("-n", space, "link", "set", device, "up")
-            enter = ("ip", "netns", "exec", space, "env", f"GLOO_SOCKET_IFNAME={cable}")
+            alone = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
+            enter = ("ip", "netns", "exec", space, *alone, "env", f"GLOO_SOCKET_IFNAME={cable}")
             hosts.append(Host(address, enter))
         yield Network((hosts[0], hosts[1]), cable)
     finally:

@@ -1,0 +1,166 @@
+"""Sums over the processes of one machine, through memory that all of them have.
+
+Two processes that keep two cores busy leave none for the threads of a library that reduces over
+sockets: each message waits until the system gives one of them a turn. Here a process writes its
+numbers, counts its turn up, watches the others' counts, and adds up.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import platform
+import select
+import time
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Protocol
+
+import numpy as np
+
+from hmasd import pulse
+
+PIECE = 1 << 20  # bytes that are added up at once
+WATCHED_SECONDS = 0.02  # before a process that waits begins to sleep now and then
+NAP_MILLISECONDS = 1
+_LINE = 64  # bytes of a cache line; each count has one
+_HEAD = 64  # bytes in front, for the name
+
+
+class Store(pulse.Store, Protocol):
+    """What is needed of torch.distributed's stores, which can be waited for."""
+
+    def wait(self, keys: Sequence[str], timeout: timedelta) -> None:
+        """Until all of them have been written."""
+
+
+class SharedSum:
+    """A sum of all ranks' arrays, in the order of ranks and so with the same bits on each.
+
+    Every rank has two boards, which it uses in turn: who writes on the first one again knows by the
+    counts for the second that everybody has read it. A count may be seen no earlier than what was
+    written before it, which x86 promises without a fence (Intel SDM 3A, 9.2.2).
+    """
+
+    def __init__(
+        self, memory: mmap.mmap, rank: int, processes: Sequence[int], timeout: float
+    ) -> None:
+        """Take part in a sum.
+
+        Args:
+            memory: that all ranks have, of `length` bytes.
+            rank: this process.
+            processes: the numbers of all ranks' processes.
+            timeout: seconds to wait for the slowest.
+        """
+        world_size = len(processes)
+        words = np.frombuffer(memory, np.uint8)[_HEAD:]
+        counts, boards = np.split(words, [_LINE * world_size])
+        self._counts = counts.view(np.int64)[:: _LINE // 8]  # [R]
+        self._boards = boards.reshape(2, world_size, PIECE)
+        self._rank = rank
+        self._timeout = timeout
+        self._turn = 0
+        self._ends = select.poll()
+        for process in set(processes) - {os.getpid()}:
+            self._ends.register(os.pidfd_open(process))
+
+    @staticmethod
+    def length(world_size: int) -> int:
+        """Bytes of memory that so many ranks need."""
+        return _HEAD + world_size * (_LINE + 2 * PIECE)
+
+    def add_up(self, x: np.ndarray) -> None:
+        """Replace a contiguous array by the sum of all ranks' arrays of this shape.
+
+        Raises:
+            RuntimeError: a rank has ended, or has not come within the timeout.
+        """
+        flat = x.reshape(-1)
+        step = PIECE // x.itemsize
+        for start in range(0, len(flat), step):
+            self._add_up_piece(flat[start : start + step])
+
+    def _add_up_piece(self, x: np.ndarray) -> None:
+        boards = self._boards[self._turn % 2, :, : x.nbytes].view(x.dtype)  # [R, n]
+        boards[self._rank] = x
+        self._turn += 1
+        self._counts[self._rank] = self._turn
+        self._wait()
+        boards.sum(0, out=x)
+
+    def _wait(self) -> None:
+        began = time.perf_counter()
+        while self._counts.min() < self._turn:
+            waited = time.perf_counter() - began
+            if waited < WATCHED_SECONDS:
+                os.sched_yield()
+            elif self._ends.poll(NAP_MILLISECONDS):
+                self._check("has ended")
+            elif waited > self._timeout:
+                self._check(f"has not come for {self._timeout:.0f} s")
+
+    def _check(self, what: str) -> None:
+        """Nobody is missing after all, or RuntimeError; one who has ended may have come before."""
+        missing = np.flatnonzero(self._counts < self._turn).tolist()
+        if missing:
+            raise RuntimeError(f"of the ranks {missing} one {what}")
+
+
+def share_memory(
+    store: Store, name: str, rank: int, world_size: int, meeting: timedelta, timeout: float
+) -> SharedSum | None:
+    """What adds up by shared memory; None on all ranks unless all of them are on one machine.
+
+    The memory has no name in any file system, so nothing is left of it, however the ranks end. Rank
+    0 makes it and tells where it lies; the others know by its first bytes that it is this one.
+
+    Args:
+        store: which all ranks reach.
+        name: of this start of the run, and of no other.
+        rank: this process.
+        world_size: how many there are.
+        meeting: how long to wait for the others here.
+        timeout: seconds that one sum may take.
+    """
+    length, place, kept = SharedSum.length(world_size), f"{name}/memory", -1
+    if rank == 0:
+        kept = _make(name, length)
+        store.set(place, f"/proc/{os.getpid()}/fd/{kept}")
+    store.wait([place], meeting)
+    memory = _open(store.get(place).decode(), name, length)
+    store.set(f"{name}/sees/{rank}", "" if memory is None else str(os.getpid()))
+    answers = [f"{name}/sees/{r}" for r in range(world_size)]
+    store.wait(answers, meeting)
+    if kept >= 0:
+        os.close(kept)
+    processes = [store.get(answer).decode() for answer in answers]
+    if memory is None or not all(processes):
+        return None
+    return SharedSum(memory, rank, [int(process) for process in processes], timeout)
+
+
+def _make(name: str, length: int) -> int:
+    """A descriptor of new memory; -1 where that, or what else is needed, does not exist."""
+    linux = hasattr(os, "memfd_create") and hasattr(os, "pidfd_open")
+    if not linux or platform.machine() not in ("x86_64", "AMD64"):
+        return -1
+    try:
+        os.close(os.pidfd_open(os.getpid()))
+    except OSError:  # an old kernel, or a container that forbids it
+        return -1
+    descriptor = os.memfd_create(f"hmasd-{name}")
+    os.truncate(descriptor, length)
+    os.pwrite(descriptor, name.encode(), 0)
+    return descriptor
+
+
+def _open(path: str, name: str, length: int) -> mmap.mmap | None:
+    """The memory of this name, if it can be reached from here."""
+    try:
+        with open(path, "r+b", buffering=0) as file:
+            if file.read(len(name)) != name.encode():
+                return None
+            return mmap.mmap(file.fileno(), length)
+    except (OSError, ValueError):
+        return None
