@@ -12,6 +12,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -22,11 +23,14 @@ from torch.distributed import Store
 from hmasd.launch import launched
 from hmasd.meeting import meet
 from hmasd.pulse import Pulse, open_store
-from hmasd.shared_sum import share_memory
+from hmasd.shared_memory import share_memory
 from hmasd.types import EnvShare
 
 MEETING_SECONDS = 300.0  # for all processes of a run to come: the slowest machine's imports
 WATCHED_SECONDS = 0.01  # of waiting for a reduction on the host, before sleeping
+
+
+Result = TypeVar("Result")
 
 
 class RanksError(RuntimeError):
@@ -129,16 +133,37 @@ def join(device: str, reduce_timeout: float, rank_timeout: float) -> Ranks:
     return ProcessGroup(device, reduce_timeout, rank_timeout)
 
 
-def _watch(work: torch.distributed.Work) -> None:
-    """Wait for a reduction with open eyes at first: to be woken up can take longer than it does.
+class Host(Protocol):
+    """How arrays in the memory of the hosts get to the other ranks."""
 
-    Raises:
-        RuntimeError: it failed, or took longer than the group's timeout.
-    """
-    end = time.perf_counter() + WATCHED_SECONDS
-    while not work.is_completed() and time.perf_counter() < end:
-        os.sched_yield()
-    work.wait()
+    def add_up(self, x: np.ndarray) -> None:
+        """Replace a contiguous array by the sum of all ranks' arrays of this shape."""
+
+    def gather(self, x: np.ndarray, only_first: bool = False) -> np.ndarray:
+        """All ranks' arrays of a shape, [R, *shape]; [0, *shape] where only rank 0 gets them."""
+
+
+class Sockets:
+    """By gloo, from any machine to any other; see `Host`."""
+
+    def add_up(self, x: np.ndarray) -> None:
+        """Wait with open eyes at first: to be woken up can take longer than the sum does."""
+        work = torch.distributed.all_reduce(torch.from_numpy(x), async_op=True)
+        end = time.perf_counter() + WATCHED_SECONDS
+        while not work.is_completed() and time.perf_counter() < end:
+            os.sched_yield()
+        work.wait()
+
+    def gather(self, x: np.ndarray, only_first: bool = False) -> np.ndarray:
+        """To all ranks, or to the first."""
+        is_there = torch.distributed.get_rank() == 0 or not only_first
+        found = np.empty((torch.distributed.get_world_size() * is_there, *x.shape), x.dtype)
+        rows = list(torch.from_numpy(found).unbind())
+        if only_first:
+            torch.distributed.gather(torch.from_numpy(x), rows or None)
+        else:
+            torch.distributed.all_gather(rows, torch.from_numpy(x))
+        return found
 
 
 class ProcessGroup(Ranks):
@@ -172,22 +197,19 @@ class ProcessGroup(Ranks):
         store.wait(pulse.keys(), meeting)
         pulse.start()
         self._pulse = pulse
-        self._shared = share_memory(
-            store, name, self.rank, self.world_size, meeting, reduce_timeout
-        )
+        shared = share_memory(store, name, self.rank, self.world_size, meeting, reduce_timeout)
+        self._host = shared or Sockets()
         return torch.distributed.PrefixStore(name, store)
 
     def sum(self, x: Tensor) -> Tensor:
         """All ranks' tensors of one shape added up; for few numbers, which travel by the host."""
         total = x.detach().cpu().clone()
-        self._sum_on_host(total)
+        self._timed(lambda: self._host.add_up(total.numpy()))
         return total.to(x.device)
 
     def largest(self, number: Tensor) -> Tensor:
         """The largest of all ranks' scalars."""
-        found = number.cpu().clone()
-        self._timed(lambda: torch.distributed.all_reduce(found, torch.distributed.ReduceOp.MAX))
-        return found.to(number.device)
+        return self._all(number.detach().cpu()).max().to(number.device)
 
     def sum_all(self, tensors: Sequence[Tensor]) -> None:
         """Add up all ranks' tensors, in place, in one reduction."""
@@ -195,7 +217,7 @@ class ProcessGroup(Ranks):
         if joined.is_cuda:  # the device waits, not this process
             self._timed(lambda: torch.distributed.all_reduce(joined))
         else:
-            self._sum_on_host(joined)
+            self._timed(lambda: self._host.add_up(joined.numpy()))
         for x, total in zip(tensors, joined.split([x.numel() for x in tensors]), strict=True):
             x.copy_(total.view_as(x))
 
@@ -205,12 +227,11 @@ class ProcessGroup(Ranks):
 
     def gather(self, payload: bytes) -> list[bytes]:
         """All ranks' bytes in the order of ranks, on rank 0; nothing on the others."""
-        sizes = self._all(torch.tensor(len(payload)))
-        padded = torch.zeros(int(max(sizes)), dtype=torch.uint8)
-        padded.numpy()[: len(payload)] = np.frombuffer(payload, np.uint8)
-        found = [torch.empty_like(padded) for _ in sizes] if self.rank == 0 else None
-        self._timed(lambda: torch.distributed.gather(padded, found))
-        return [x[: int(n)].numpy().tobytes() for x, n in zip(found or [], sizes, strict=False)]
+        sizes = self._all(torch.tensor(len(payload))).tolist()
+        padded = np.zeros(max(sizes), np.uint8)
+        padded[: len(payload)] = np.frombuffer(payload, np.uint8)
+        found = self._timed(lambda: self._host.gather(padded, only_first=True))
+        return [x[:size].tobytes() for x, size in zip(found, sizes, strict=False)]
 
     def check_alike(self, what: str, tensors: Iterable[Tensor]) -> None:
         """Compare what must be the same on all ranks, to the last bit; see `Ranks`."""
@@ -241,25 +262,16 @@ class ProcessGroup(Ranks):
         if reason is None:
             torch.distributed.destroy_process_group()
 
-    def _sum_on_host(self, x: Tensor) -> None:
-        """In place, of a contiguous tensor in the memory of the host."""
-        shared = self._shared
-        if shared is not None:
-            self._timed(lambda: shared.add_up(x.numpy()))
-        else:
-            self._timed(lambda: _watch(torch.distributed.all_reduce(x, async_op=True)))
+    def _all(self, x: Tensor) -> Tensor:
+        """All ranks' tensors of one shape in the memory of the host, [R, ...]."""
+        return torch.from_numpy(self._timed(lambda: self._host.gather(x.numpy())))
 
-    def _all(self, x: Tensor) -> list[Tensor]:
-        """All ranks' tensors of one shape."""
-        found = [torch.empty_like(x) for _ in range(self.world_size)]
-        self._timed(lambda: torch.distributed.all_gather(found, x))
-        return found
-
-    def _timed(self, reduce: Callable[[], object]) -> None:
+    def _timed(self, reduce: Callable[[], Result]) -> Result:
         start = time.perf_counter()
         try:
-            reduce()
+            return reduce()
         except RuntimeError as error:
             told = self._pulse.explain() or f"the processes have lost each other: {error}"
             raise RanksError(told) from error
-        self._seconds += time.perf_counter() - start
+        finally:
+            self._seconds += time.perf_counter() - start

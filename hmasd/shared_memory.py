@@ -1,8 +1,8 @@
-"""Sums over the processes of one machine, through memory that all of them have.
+"""What the processes of one machine tell each other, through memory that all of them have.
 
 Two processes that keep two cores busy leave none for the threads of a library that reduces over
 sockets: each message waits until the system gives one of them a turn. Here a process writes its
-numbers, counts its turn up, watches the others' counts, and adds up.
+numbers, counts its turn up, watches the others' counts, and reads theirs.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 
 from hmasd import pulse
 
-PIECE = 1 << 20  # bytes that are added up at once
+PIECE = 1 << 20  # bytes that go at once
 WATCHED_SECONDS = 0.02  # before a process that waits begins to sleep now and then
 NAP_MILLISECONDS = 1
 _LINE = 64  # bytes of a cache line; each count has one
@@ -34,8 +34,8 @@ class Store(pulse.Store, Protocol):
         """Until all of them have been written."""
 
 
-class SharedSum:
-    """A sum of all ranks' arrays, in the order of ranks and so with the same bits on each.
+class SharedMemory:
+    """All ranks' arrays, gathered or added up: in the order of ranks, the same bits on each.
 
     Every rank has two boards, which it uses in turn: who writes on the first one again knows by the
     counts for the second that everybody has read it. A count may be seen no earlier than what was
@@ -45,7 +45,7 @@ class SharedSum:
     def __init__(
         self, memory: mmap.mmap, rank: int, processes: Sequence[int], timeout: float
     ) -> None:
-        """Take part in a sum.
+        """Join the others.
 
         Args:
             memory: that all ranks have, of `length` bytes.
@@ -76,18 +76,28 @@ class SharedSum:
         Raises:
             RuntimeError: a rank has ended, or has not come within the timeout.
         """
-        flat = x.reshape(-1)
-        step = PIECE // x.itemsize
-        for start in range(0, len(flat), step):
-            self._add_up_piece(flat[start : start + step])
+        for piece in _pieces(x):
+            self._meet(piece).sum(0, out=piece)
 
-    def _add_up_piece(self, x: np.ndarray) -> None:
-        boards = self._boards[self._turn % 2, :, : x.nbytes].view(x.dtype)  # [R, n]
+    def gather(self, x: np.ndarray, only_first: bool = False) -> np.ndarray:
+        """All ranks' arrays of a shape, [R, *shape]; [0, *shape] where only rank 0 gets them.
+
+        Raises:
+            RuntimeError: a rank has ended, or has not come within the timeout.
+        """
+        here = slice(0 if only_first and self._rank > 0 else None)
+        parts = [self._meet(piece)[here].copy() for piece in _pieces(x)]
+        joined = np.concatenate(parts, axis=1)
+        return joined.reshape(len(joined), *x.shape)
+
+    def _meet(self, x: np.ndarray) -> np.ndarray:
+        """All ranks' pieces, [R, n], where they lie until two turns later."""
+        boards = self._boards[self._turn % 2, :, : x.nbytes].view(x.dtype)
         boards[self._rank] = x
         self._turn += 1
         self._counts[self._rank] = self._turn
         self._wait()
-        boards.sum(0, out=x)
+        return boards
 
     def _wait(self) -> None:
         began = time.perf_counter()
@@ -107,10 +117,16 @@ class SharedSum:
             raise RuntimeError(f"of the ranks {missing} one {what}")
 
 
+def _pieces(x: np.ndarray) -> list[np.ndarray]:
+    """Flat views of an array, each of which fits on a board; of none there is one, too."""
+    flat, step = x.reshape(-1), PIECE // x.itemsize
+    return [flat[start : start + step] for start in range(0, max(1, len(flat)), step)]
+
+
 def share_memory(
     store: Store, name: str, rank: int, world_size: int, meeting: timedelta, timeout: float
-) -> SharedSum | None:
-    """What adds up by shared memory; None on all ranks unless all of them are on one machine.
+) -> SharedMemory | None:
+    """The memory of all ranks; None on each of them unless they are on one machine.
 
     The memory has no name in any file system, so nothing is left of it, however the ranks end. Rank
     0 makes it and tells where it lies; the others know by its first bytes that it is this one.
@@ -121,9 +137,9 @@ def share_memory(
         rank: this process.
         world_size: how many there are.
         meeting: how long to wait for the others here.
-        timeout: seconds that one sum may take.
+        timeout: seconds to wait for the slowest, each time.
     """
-    length, place, kept = SharedSum.length(world_size), f"{name}/memory", -1
+    length, place, kept = SharedMemory.length(world_size), f"{name}/memory", -1
     if rank == 0:
         kept = _make(name, length)
         store.set(place, f"/proc/{os.getpid()}/fd/{kept}")
@@ -137,7 +153,7 @@ def share_memory(
     processes = [store.get(answer).decode() for answer in answers]
     if memory is None or not all(processes):
         return None
-    return SharedSum(memory, rank, [int(process) for process in processes], timeout)
+    return SharedMemory(memory, rank, [int(process) for process in processes], timeout)
 
 
 def _make(name: str, length: int) -> int:

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
@@ -13,31 +14,41 @@ import numpy as np
 import pytest
 from torch.distributed import HashStore
 
-from hmasd import shared_sum
-from hmasd.shared_sum import PIECE, SharedSum, share_memory
+from hmasd import shared_memory
+from hmasd.shared_memory import PIECE, SharedMemory, share_memory
 
 SOON = 30.0  # seconds, on a busy machine
 
 
-def together(world_size: int, arrays: list[list[np.ndarray]]) -> None:
-    """Each rank, a thread of its own, replaces its arrays by the sums, one after the other."""
+def together(world_size: int, work: Callable[[int, SharedMemory], None]) -> None:
+    """Every rank, a thread of its own, does its work."""
     store, failed = HashStore(), []
+    soon = timedelta(seconds=SOON)
 
-    def work(rank: int) -> None:
+    def act(rank: int) -> None:
         try:
-            sums = share_memory(store, "run", rank, world_size, timedelta(seconds=SOON), SOON)
-            assert sums is not None
-            for x in arrays[rank]:
-                sums.add_up(x)
+            shared = share_memory(store, "run", rank, world_size, soon, SOON)
+            assert shared is not None
+            work(rank, shared)
         except BaseException as error:  # shown by the thread that waits
             failed.append(error)
 
-    threads = [threading.Thread(target=work, args=(rank,)) for rank in range(world_size)]
+    threads = [threading.Thread(target=act, args=(rank,)) for rank in range(world_size)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert not failed, failed
+
+
+def add_up(arrays: list[list[np.ndarray]]) -> None:
+    """Each rank replaces its arrays by the sums, one after the other."""
+
+    def work(rank: int, shared: SharedMemory) -> None:
+        for x in arrays[rank]:
+            shared.add_up(x)
+
+    together(len(arrays), work)
 
 
 @pytest.mark.parametrize("world_size", [2, 3])
@@ -46,7 +57,7 @@ def test_a_thousand_sums_in_a_row(world_size: int) -> None:
     draw = np.random.default_rng(0)
     numbers = draw.integers(-1000, 1000, (world_size, 1000, 7)).astype(np.float64)
     arrays = [list(numbers[rank].copy()) for rank in range(world_size)]
-    together(world_size, arrays)
+    add_up(arrays)
     for found in arrays:
         np.testing.assert_array_equal(np.stack(found), numbers.sum(0))
 
@@ -58,7 +69,7 @@ def test_arrays_of_any_length_and_type_with_the_same_bits(dtype: type) -> None:
     sizes = [0, 1, most // 2, most // 2 + 1, most + 3]
     given = [[(100 * draw.normal(size=n)).astype(dtype) for n in sizes] for _ in range(3)]
     arrays = [[x.copy() for x in of_rank] for of_rank in given]
-    together(3, arrays)
+    add_up(arrays)
     for i, n in enumerate(sizes):
         expected = given[0][i] + given[1][i] + given[2][i]
         assert len(expected) == n
@@ -66,25 +77,43 @@ def test_arrays_of_any_length_and_type_with_the_same_bits(dtype: type) -> None:
             np.testing.assert_array_equal(found[i], expected)
 
 
+@pytest.mark.parametrize("shape", [(), (3,), (0, 4), (PIECE // 4, 3)])
+def test_what_all_ranks_have_is_gathered_in_their_order(shape: tuple[int, ...]) -> None:
+    draw = np.random.default_rng(2)
+    given = [draw.normal(size=shape) for _ in range(3)]
+    found: dict[tuple[int, bool], np.ndarray] = {}
+
+    def work(rank: int, shared: SharedMemory) -> None:
+        for only_first in (True, False):
+            found[rank, only_first] = shared.gather(np.array(given[rank]), only_first)
+
+    together(3, work)
+    for rank in range(3):
+        np.testing.assert_array_equal(found[rank, False], np.stack(given))
+        np.testing.assert_array_equal(
+            found[rank, True], np.stack(given)[: None if rank == 0 else 0]
+        )
+
+
 def test_a_rank_that_does_not_come_is_named(tmp_path: Path) -> None:
     path = tmp_path / "memory"
-    path.write_bytes(bytes(SharedSum.length(2)))
+    path.write_bytes(bytes(SharedMemory.length(2)))
     with path.open("r+b") as file:
-        memory = shared_sum.mmap.mmap(file.fileno(), 0)
+        memory = shared_memory.mmap.mmap(file.fileno(), 0)
     processes = [os.getpid(), os.getpid()]
     with pytest.raises(RuntimeError, match=r"of the ranks \[1\] one has not come"):
-        SharedSum(memory, 0, processes, 0.1).add_up(np.ones(3))
+        SharedMemory(memory, 0, processes, 0.1).add_up(np.ones(3))
 
 
 def test_a_rank_that_has_ended_is_not_waited_for(tmp_path: Path) -> None:
     """Unless it has come before, which the second board of the first sum shows."""
     path = tmp_path / "memory"
-    path.write_bytes(bytes(SharedSum.length(2)))
+    path.write_bytes(bytes(SharedMemory.length(2)))
     with path.open("r+b") as file:
-        memory = shared_sum.mmap.mmap(file.fileno(), 0)
+        memory = shared_memory.mmap.mmap(file.fileno(), 0)
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
-        sums = SharedSum(memory, 0, [os.getpid(), other.pid], 1000.0)
-        SharedSum(memory, 1, [os.getpid()] * 2, 0.0)._counts[1] = 1  # has come to the first sum
+        sums = SharedMemory(memory, 0, [os.getpid(), other.pid], 1000.0)
+        SharedMemory(memory, 1, [os.getpid()] * 2, 0.0)._counts[1] = 1  # has come to the first sum
         other.kill()
         sums.add_up(np.ones(3))
         with pytest.raises(RuntimeError, match=r"of the ranks \[1\] one has ended"):
@@ -97,7 +126,7 @@ def test_no_memory_is_shared_unless_all_see_it(monkeypatch: pytest.MonkeyPatch) 
     store.set("run/sees/1", "")
     assert share_memory(store, "run", 0, 2, meeting, SOON) is None
     elsewhere = os.memfd_create("other")
-    os.truncate(elsewhere, SharedSum.length(2))
+    os.truncate(elsewhere, SharedMemory.length(2))
     store.set("run/memory", f"/proc/{os.getpid()}/fd/{elsewhere}")
     store.set("run/sees/0", "1")
     assert share_memory(store, "run", 1, 2, meeting, SOON) is None
@@ -105,7 +134,7 @@ def test_no_memory_is_shared_unless_all_see_it(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_processors_that_reorder_writes_share_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shared_sum.platform, "machine", lambda: "aarch64")
+    monkeypatch.setattr(shared_memory.platform, "machine", lambda: "aarch64")
     store = HashStore()
     store.set("run/sees/1", "1")
     assert share_memory(store, "run", 0, 2, timedelta(seconds=SOON), SOON) is None
