@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from hmasd.rollout.episodes import WINDOW
 from hmasd.viz.curves import Curve, Run
 
 MODES = ("greedy", "stochastic")
@@ -80,12 +81,21 @@ def drops(curve: Curve | None) -> list[Drop]:
 
 
 def _first_successes(run: Run) -> dict[str, int | None]:
-    tags = {"training": "rollout/success"} | {mode: f"eval/{mode}_success" for mode in MODES}
+    curves = {mode: run.curves.get(f"eval/{mode}_success") for mode in MODES}
     return {
-        f"{name}_{level}": first_at_least(run.curves.get(tag), level)
-        for name, tag in tags.items()
+        f"{name}_{level}": first_at_least(curve, level)
+        for name, curve in ({"training": _training_success(run)} | curves).items()
         for level in (0.5, SOLVED)
     }
+
+
+def _training_success(run: Run) -> Curve | None:
+    """From where it is a share of `WINDOW` episodes: the first to end may have been luck."""
+    share, ended = (run.curves.get(f"rollout/{name}") for name in ("success", "episodes"))
+    if share is None or ended is None:
+        return None
+    counted = np.isin(share.steps, ended.steps[ended.values >= WINDOW])
+    return Curve(share.steps[counted], share.values[counted])
 
 
 def _until(curve: Curve, end: int | None) -> np.ndarray:

@@ -54,6 +54,7 @@ def write_training(job: Job, shares: list[float]) -> None:
         rows += [{"env_steps": steps} | row for row in episodes(share)]
         metrics.append(
             {"env_steps": steps, "rollout/success": share, "rollout/return": share}
+            | {"rollout/episodes": 100 * number}
             | {f"eval/{mode}_success": share for mode in ("greedy", "stochastic")}
         )
     for name, lines in (("evaluations", rows), ("metrics", metrics)):

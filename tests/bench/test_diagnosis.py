@@ -36,7 +36,8 @@ def made_up(**curves):
 def test_what_is_told_ends_before_the_first_reward():
     run = made_up(
         rollout__return=curve(0, 0, 0.01, 0.6, 1.0),
-        rollout__success=curve(0, 0, 0.01, 0.6, 1.0),
+        rollout__success=curve(0, 1.0, 0.01, 0.6, 1.0),  # the second: one episode, won by luck
+        rollout__episodes=curve(0, 1, 100, 250, 400),
         eval__greedy_success=curve(0.0, 1.0, 0.1, every=200),
         eval__stochastic_success=curve(0.0, 0.5, 0.9, every=200),
         high__entropy_team=curve(math.log(2), math.log(2) / 2, 0.0, 0.0),
