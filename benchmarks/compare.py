@@ -4,12 +4,13 @@
     python benchmarks/compare.py --works spread_15 spread_5 --threads 1 2 --out speed.json
     python benchmarks/compare.py --works spread_15 --peer-python .venv-bench/bin/python
 
-Every run is a process of its own. Systems take turns (A B A B ...), so that what else the machine
-does falls on all of them; the table shows each one's median run, and the fastest and slowest. The
-peers run where they are installed (`pip install ".[bench]"`, best in an environment of their own,
-named by --peer-python) and on the works that they have, all on simple_spread of their own making:
-MAPPO without skills. HMASD trains a coordinator and two discriminators more, with a critic pass per
-env where theirs is per agent.
+Every run is a process of its own, or, where there are more threads than one, also that many
+processes of HMASD with the envs divided among them. Systems take turns (A B A B ...), so that what
+else the machine does falls on all of them; the table shows each one's median run, and the fastest
+and slowest. The peers run where they are installed (`pip install ".[bench]"`, best in an
+environment of their own, named by --peer-python) and on the works that they have, all on
+simple_spread of their own making: MAPPO without skills. HMASD trains a coordinator and two
+discriminators more, with a critic pass per env where theirs is per agent.
 """
 
 from __future__ import annotations
@@ -69,13 +70,15 @@ WORKS = {
     "wide_32": Work(_spread(5, "_32", *WIDE, "--num-envs", "8", "--batch-size", "800"), 1, 1),
 }
 OURS = "hmasd"
+OUR_PROCESSES = "hmasd processes"  # as many of one thread each as the others have threads
 
 
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--works", nargs="+", default=list(WORKS), choices=list(WORKS))
-    parser.add_argument("--systems", nargs="+", default=[OURS, *PEERS], choices=[OURS, *PEERS])
+    systems = [OURS, OUR_PROCESSES, *PEERS]
+    parser.add_argument("--systems", nargs="+", default=systems, choices=systems)
     parser.add_argument("--threads", nargs="+", type=int, default=[1])
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--peer-python", default=sys.executable, help="where the peers live")
@@ -104,6 +107,13 @@ def run_ours(flags: tuple[str, ...], warm_up: int, rounds: int, threads: int) ->
     return run([*program, *flags, "--threads", str(threads)], threads)
 
 
+def run_our_processes(work: Work, number: int) -> dict[str, Any]:
+    """Figures of the same work, its envs divided among some processes."""
+    counts = ("--warm-up", str(work.warm_up), "--rounds", str(work.rounds))
+    program = (sys.executable, str(HERE / "rank_scaling.py"), "--json", *counts)
+    return run([*program, "--ranks", str(number), *work.flags], 1)
+
+
 def run_peer(peer: Peer, work: Work, threads: int, python: str) -> dict[str, Any]:
     """Figures of the same work by another system."""
     counts = ("--rounds", str(work.rounds), "--threads", str(threads))
@@ -126,6 +136,10 @@ def compare(
         for system in systems:
             if system == OURS:
                 figures = run_ours(work.flags, work.warm_up, work.rounds, threads)
+            elif system == OUR_PROCESSES:
+                if threads == 1:
+                    continue
+                figures = run_our_processes(work, threads)
             elif work.peer_flags is not None:
                 figures = run_peer(PEERS[system], work, threads, python)
             else:
@@ -197,7 +211,7 @@ def main() -> None:
     args = parse()
     systems = []
     for name in args.systems:
-        if name == OURS or is_installed(PEERS[name].package, args.peer_python):
+        if name not in PEERS or is_installed(PEERS[name].package, args.peer_python):
             systems.append(name)
         else:
             print(f"{name} is not installed: left out", file=sys.stderr)

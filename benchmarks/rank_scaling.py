@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -23,6 +24,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from benchmarks import machine
 from hmasd.cli import load_config
 from hmasd.config import Config
 
@@ -58,6 +60,8 @@ def measure(config: Config, flags: list[str], ranks: int, warm_up: int, rounds: 
         "collect_seconds": mean("Sync/CollectionTime"),
         "update_seconds": mean("Sync/UpdateTime"),
         "reduce_seconds": mean("time/reduce"),
+        "peak_mib": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024,  # the largest
+        "load": machine.load(),
     }
 
 

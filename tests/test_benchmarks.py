@@ -118,12 +118,23 @@ def test_the_clock_gives_each_network_its_own_time(monkeypatch):
     assert clock.pop() == {}
 
 
+TINY = (
+    *("--env", "simple_spread_2", "--high-level-batch-size", "8", "--num-envs", "4"),
+    *("--batch-size", "64", "--hidden-size", "16", "--skill-interval", "4"),
+)
+
+
+def test_processes_are_timed_by_the_clock_on_the_wall():
+    figures = compare.run_our_processes(compare.Work(TINY, 1, 2), 2)
+    assert figures["ranks"] == 2
+    parts = figures["collect_seconds"] + figures["update_seconds"]
+    assert 0 < figures["reduce_seconds"] < parts
+    assert figures["steps_per_second"] < 64 / parts
+    assert figures["peak_mib"] > 50
+
+
 def test_training_speed_tells_where_the_time_goes():
-    sizes = {"num-envs": 4, "batch-size": 64, "hidden-size": 16, "skill-interval": 4}
-    flags = ["--env", "simple_spread_2", "--high-level-batch-size", "8"]
-    for name, value in sizes.items():
-        flags += [f"--{name}", str(value)]
-    figures = compare.run_ours(tuple(flags), warm_up=1, rounds=2, threads=1)
+    figures = compare.run_ours(TINY, warm_up=1, rounds=2, threads=1)
     parts = sum(network["seconds"] for network in figures["networks"].values())
     assert figures["prepare_seconds"] > 0
     assert figures["update_seconds"] == pytest.approx(parts + figures["prepare_seconds"])
