@@ -6,7 +6,8 @@
 Each trial trains with all ranks and kills one, in turn, with SIGKILL at an instant drawn from the
 whole of a run's duration, start and end included. It passes if the run ends by itself with exit
 code 0 and all its steps, every round is in the log once, every checkpoint can be loaded, and no
-process is left. Linux only: processes are found in /proc.
+process is left. A trial whose run is over before its instant is shown and not counted. Linux only:
+processes are found in /proc.
 """
 
 from __future__ import annotations
@@ -130,9 +131,9 @@ def trial(ranks: int, victim: int | None, instant: float) -> tuple[float, bool, 
 
 
 def main() -> int:
-    """Print a line per trial; the exit code is the number of trials that went wrong."""
+    """Print a line per trial; the exit code is the number of runs that went wrong."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--trials", type=int, default=20)
+    parser.add_argument("--trials", type=int, default=20, help="ranks that are killed")
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
@@ -140,15 +141,16 @@ def main() -> int:
     whole, _, found = trial(options.ranks, None, 0.0)
     print(f"undisturbed: {whole:.1f} s {found or 'fine'}", flush=True)
     wrong = len(found) > 0
-    for number in range(options.trials):
-        victim, instant = number % options.ranks, draw.uniform(0.0, whole)
+    kills = 0
+    while kills < options.trials:
+        victim, instant = kills % options.ranks, draw.uniform(0.0, whole)
         seconds, killed, found = trial(options.ranks, victim, instant)
         wrong += len(found) > 0
+        kills += killed
         what = "killed" if killed else "not there"
         told = "; ".join(found) or "fine"
-        print(f"{number + 1}: rank {victim} {what} at {instant:.1f} s, {seconds:.1f} s, {told}")
-        sys.stdout.flush()
-    print(f"{options.trials} trials, {wrong} went wrong")
+        print(f"rank {victim} {what} at {instant:.1f} s, {seconds:.1f} s, {told}", flush=True)
+    print(f"{kills} kills, {wrong} runs went wrong")
     return int(wrong)
 
 
