@@ -353,7 +353,8 @@ class HMASDAgent:
 
     def _learn_from(self, segments: HighRollout) -> Metrics:
         """The coordinator's update on the closed segments, which are forgotten then."""
-        metrics = self.coordinator.update(self.coordinator.prepare(segments))
+        pays_novelty = self.env_steps >= self.config.novelty_start
+        metrics = self.coordinator.update(self.coordinator.prepare(segments, pays_novelty))
         self.high_storage.clear()
         return metrics | {
             "high/segments": self.ranks.total(len(segments.env)),

@@ -103,11 +103,16 @@ class Config:
     wastes k steps costs a share 1 - gamma^k of what can still be won. 'paper': a segment's reward
     is the plain sum and gamma counts once per decision, so that wasting one costs hardly anything,
     and greedy play may repeat a choice that leads nowhere."""
-    novelty_coef: float = 0.0
+    novelty_coef: float = 1.0
     """Weight of a bonus in the coordinator's reward for states that stand out as new: by how much
     the novelty (1 to 0) of the state that a segment leads to exceeds what is usual in its batch.
-    Before the first reward it draws the coordinator to what was hardly ever seen, such as a thing
-    collected; it fades as 1 / sqrt(visits). 0: none (paper)."""
+    It draws the coordinator to what was hardly ever seen, such as a thing collected, where the team
+    reward needs more steps in a row than chance makes; it fades as 1 / sqrt(visits). 0: none
+    (paper)."""
+    novelty_start: int = 1_000_000
+    """Env steps from which on the bonus is paid, and states are remembered. Before the skills are
+    there, what is new is where they wander, and a coordinator that chooses those starves the
+    others."""
 
     # --- optimisation -------------------------------------------------------------------------
     learning_rate: float = 1e-3

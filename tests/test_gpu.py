@@ -105,7 +105,7 @@ def test_a_lock_step_waits_once_and_an_update_once(gpu: FakeGPU, name: str) -> N
     [
         ({"coordinator_kl_limit": 0.0}, 1),
         ({"coordinator_kl_limit": 0.05}, 3),  # whether to make the second pass, and the third
-        ({"coordinator_kl_limit": 0.0, "novelty_coef": 1.0}, 2),  # rewards are counted on the host
+        ({"coordinator_kl_limit": 0.0, "novelty_start": 0}, 2),  # rewards are counted on the host
     ],
 )
 def test_what_the_coordinator_decides_by_is_waited_for(

@@ -56,8 +56,13 @@ class Coordinator:
         self.novelty = novelty
         self.learner = Learner("coordinator", network, config, ranks)
 
-    def prepare(self, segments: HighRollout) -> HighBatch:
-        """Advantages and targets of a batch of segments, one per token."""
+    def prepare(self, segments: HighRollout, pays_novelty: bool = True) -> HighBatch:
+        """Advantages and targets of a batch of segments, one per token.
+
+        Args:
+            segments: of one coordinator version.
+            pays_novelty: whether `novelty_coef` counts yet.
+        """
         with torch.no_grad():
             value, next_value = (
                 self.network.value(self.network.encode(state, obs))
@@ -67,7 +72,7 @@ class Coordinator:
                 )
             )  # [D, N+1], normalised units
         novelty = None
-        if self.novelty is not None:
+        if self.novelty is not None and pays_novelty:
             novelty = self.novelty.visit(segments.next_state)
             bonus = self.config.novelty_coef * standing_out(novelty, self.ranks)
             segments = segments._replace(reward=segments.reward + to_host(bonus))
