@@ -56,12 +56,12 @@ class Coordinator:
         self.novelty = novelty
         self.learner = Learner("coordinator", network, config, ranks)
 
-    def prepare(self, segments: HighRollout, pays_novelty: bool = True) -> HighBatch:
+    def prepare(self, segments: HighRollout, pays_novelty: bool = False) -> HighBatch:
         """Advantages and targets of a batch of segments, one per token.
 
         Args:
             segments: of one coordinator version.
-            pays_novelty: whether `novelty_coef` counts yet.
+            pays_novelty: whether `novelty_coef` counts already.
         """
         with torch.no_grad():
             value, next_value = (
