@@ -14,9 +14,9 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import compare, coordinator_alone, flops, growth, machine
+from benchmarks import compare, coordinator_alone, coordinator_on_skills, flops, growth, machine
 from benchmarks.network_clock import NetworkClock
-from hmasd import kernels
+from hmasd import checkpoint, kernels
 from hmasd.agent import HMASDAgent
 from hmasd.config import Config
 from hmasd.envs.registry import make_env
@@ -227,9 +227,27 @@ def test_a_scripted_episode_is_four_decisions_or_ends_with_both_diamonds():
     assert step.truncated.mean() < 0.5  # most were won before
 
 
+def test_a_new_coordinator_learns_on_skills_that_stay_as_they_are(tmp_path):
+    config = replace(SMALL, env="alice_and_bob", episode_length=16, high_level_batch_size=4)
+    config = replace(config, output_dir=str(tmp_path), eval_interval=0, checkpoint_interval=0)
+    made = make_agent(config).networks.state_dict()
+    given = {name: torch.randn_like(x) if x.is_floating_point() else x for name, x in made.items()}
+    rounds = coordinator_on_skills.train(replace(config, total_steps=320), given)
+    assert [row["env_steps"] for row in rounds] == list(range(32, 321, 32))
+    assert rounds[-1]["rollout/episodes"] == 20
+    (path,) = tmp_path.glob("models/*final.pth")
+    learned = checkpoint.load(path)["agent"]["networks"]
+    stayed = {name for name, x in given.items() if torch.equal(x, learned[name])}
+    high = {name for name in given if name.startswith(("coordinator", "high"))}
+    low = {name for name in given if name.startswith(("actor", "critic", "team", "individual"))}
+    assert low <= stayed
+    assert high - stayed
+
+
 def test_the_coordinators_settings_differ_in_its_reward_alone():
     configs = [coordinator_alone.settings_of(name, 1) for name in coordinator_alone.SETTINGS]
-    reset = {replace(config, gamma=0.99, novelty_coef=0.0) for config in configs}
+    same = {"gamma": 0.99, "novelty_coef": 0.0, "novelty_start": 0}
+    reset = {replace(config, **same) for config in configs}
     assert len(reset) == 1
     assert len(set(configs)) == 3
 
