@@ -78,8 +78,9 @@ def marked(mark: str) -> dict[int, str]:
 def kill_rank(rank: int, mark: str, run: subprocess.Popen) -> bool:
     """Kill the process of a rank, as soon as there is one; False where the run ends before."""
     while run.poll() is None:
-        for pid in [pid for pid, found in marked(mark).items() if found == str(rank)][:1]:
-            os.kill(pid, signal.SIGKILL)
+        found = [pid for pid, its_rank in marked(mark).items() if its_rank == str(rank)]
+        if found:  # the first of them: its own children have its environment
+            os.kill(min(found), signal.SIGKILL)
             return True
         time.sleep(0.05)
     return False
@@ -102,7 +103,8 @@ def problems(folder: Path, code: int | None, mark: str) -> list[str]:
     if not list((folder / "models").glob("*final.pth")):
         found.append("there is no final checkpoint")
     logs = sorted((folder / "runs").glob("*/metrics.jsonl"), key=lambda path: path.stat().st_mtime)
-    rows = [json.loads(line)["env_steps"] for line in logs[-1].read_text().splitlines()]
+    lines = logs[-1].read_text().splitlines() if logs else []
+    rows = [json.loads(line)["env_steps"] for line in lines]
     if rows != list(range(batch, steps + 1, batch)):
         found.append(f"the log has {len(rows)} rounds, or not each once")
     return found

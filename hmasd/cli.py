@@ -66,7 +66,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         config = load_config(sys.argv[1:] if argv is None else argv)
         validate(config, launched().world_size)
     except ConfigError as error:
-        _say("error: " + str(error).replace("\n", "\nerror: "), sys.stderr)
+        rank = launched().rank  # each tells its own: what is wrong may be wrong on one machine
+        head = f"rank {rank}: error: " if rank else "error: "
+        print(head + str(error).replace("\n", f"\n{head}"), file=sys.stderr, flush=True)
         return EXIT_BAD_INPUT
     except SystemExit as stop:  # --help, or a flag that the parser refused and explained
         return stop.code if isinstance(stop.code, int) else EXIT_BAD_INPUT
@@ -279,14 +281,8 @@ def _train(config: Config) -> int:
     from hmasd.distributed import join
     from hmasd.training.loop import train
 
-    ranks = join(config.device, config.reduce_timeout, config.rank_timeout)
-    try:
-        code = train(config, ranks)
-    except BaseException as error:
-        ranks.close(f"{type(error).__name__}: {error}")
-        raise
-    ranks.close()
-    return code
+    with join(config.device, config.reduce_timeout, config.rank_timeout) as ranks:
+        return train(config, ranks)
 
 
 def _run(config: Config) -> int:

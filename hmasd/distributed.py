@@ -49,7 +49,7 @@ class Ranks:
         return EnvShare(self.rank * size, size, num_envs)
 
     def sum(self, x: Tensor) -> Tensor:
-        """All ranks' tensors of one shape added up; for few numbers, which travel by the host."""
+        """All ranks' tensors of one shape added up, numbers that are not bool; by the host."""
         return x
 
     def sum_all(self, tensors: Sequence[Tensor]) -> None:
@@ -75,7 +75,7 @@ class Ranks:
         """
         sums = self.sum(torch.stack([_sums(x, weight) for x, weight in columns]))
         pairs = zip(columns, sums.unbind(), strict=True)
-        return [(total / count).to(x.dtype) for (x, _), (total, count) in pairs]
+        return [_like(x, total / count) for (x, _), (total, count) in pairs]
 
     def mean(self, x: Tensor, weight: Tensor | None = None) -> Tensor:
         """Mean over all ranks' entries, a scalar; see `means`."""
@@ -105,6 +105,19 @@ class Ranks:
 
     def close(self, reason: str | None = None) -> None:
         """Part from the others, because all is done, or because something failed here."""
+
+    def __enter__(self) -> Ranks:
+        """To part from the others at the end, whatever it is."""
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        """Say how it ended."""
+        self.close(None if error is None else f"{type(error).__name__}: {error}")
+
+
+def _like(x: Tensor, mean: Tensor) -> Tensor:
+    """A mean in the precision of what it is the mean of."""
+    return mean.to(x.dtype) if x.is_floating_point() else mean
 
 
 def _sums(x: Tensor, weight: Tensor | None) -> Tensor:
@@ -172,11 +185,11 @@ class ProcessGroup(Ranks):
     def __init__(self, device: str, reduce_timeout: float, rank_timeout: float) -> None:
         self._seconds = 0.0
         on_gpu = torch.device(device).type == "cuda"
-        if on_gpu:
-            torch.cuda.set_device(launched().local_rank)
         backend = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
         self.rank, self.world_size, _ = launched()
         try:
+            if on_gpu:
+                torch.cuda.set_device(launched().local_rank)
             store = self._meet(rank_timeout, reduce_timeout)
             torch.distributed.init_process_group(
                 backend,
@@ -185,7 +198,7 @@ class ProcessGroup(Ranks):
                 world_size=self.world_size,
                 timeout=timedelta(seconds=reduce_timeout),
             )
-        except (RuntimeError, ValueError, TimeoutError) as error:
+        except (RuntimeError, ValueError, OSError) as error:
             raise RanksError(f"the processes of the run do not find each other: {error}") from error
 
     def _meet(self, rank_timeout: float, reduce_timeout: float) -> Store:
@@ -194,7 +207,6 @@ class ProcessGroup(Ranks):
         store, *_ = next(torch.distributed.rendezvous("env://", timeout=meeting))
         name = meet(store, self.rank, self.world_size, MEETING_SECONDS)
         pulse = Pulse(open_store(rank_timeout), name, self.rank, self.world_size, rank_timeout)
-        store.wait(pulse.keys(), meeting)
         pulse.start()
         self._pulse = pulse
         shared = share_memory(store, name, self.rank, self.world_size, meeting, reduce_timeout)
@@ -202,8 +214,8 @@ class ProcessGroup(Ranks):
         return torch.distributed.PrefixStore(name, store)
 
     def sum(self, x: Tensor) -> Tensor:
-        """All ranks' tensors of one shape added up; for few numbers, which travel by the host."""
-        total = x.detach().cpu().clone()
+        """All ranks' tensors of one shape added up; see `Ranks`."""
+        total = x.detach().cpu().clone(memory_format=torch.contiguous_format)
         self._timed(lambda: self._host.add_up(total.numpy()))
         return total.to(x.device)
 
@@ -243,8 +255,9 @@ class ProcessGroup(Ranks):
         if differing:
             raise RanksError(
                 f"{what} of rank {', '.join(map(str, differing))} differ from those of rank 0, "
-                "although they must be the same on all ranks: the run stops. Go on from the last "
-                "checkpoint; if it happens again, look for a faulty machine or unlike installations"
+                "although they must be the same on all ranks: the run stops. Look for unlike "
+                "commands, files, installations or a faulty machine, and go on from the last "
+                "checkpoint"
             )
 
     def pop_seconds(self) -> dict[str, float]:

@@ -11,19 +11,10 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Sequence
-from typing import Protocol
 
-from hmasd import pulse
+from hmasd.pulse import Store
 
 INTERVAL = 0.05  # seconds between two looks at the store
-
-
-class Store(pulse.Store, Protocol):
-    """What is needed of torch.distributed's stores, which can be asked what there is."""
-
-    def check(self, keys: Sequence[str]) -> bool:
-        """Whether all of them have been written."""
 
 
 def meet(store: Store, rank: int, world_size: int, timeout: float) -> str:

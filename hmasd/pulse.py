@@ -19,7 +19,10 @@ from typing import Protocol
 
 EXIT_LOST = 1
 _INTERVAL = 1.0  # seconds between two pulses; less where the timeout is short
+_LAST_WORDS = 5.0  # seconds to say why
+_FAREWELL = 10  # intervals in which a rank that has failed should have ended
 _DONE, _FAILED = "done", "failed"
+_PASSED_ON = f"{_FAILED} RanksError: "  # what a rank says of others, not of itself
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +35,9 @@ class Store(Protocol):
 
     def get(self, key: str) -> bytes:
         """Read what has been written."""
+
+    def check(self, keys: list[str]) -> bool:
+        """Whether all of them have been written."""
 
 
 def open_store(timeout: float) -> Store:
@@ -48,7 +54,10 @@ def open_store(timeout: float) -> Store:
 
 
 def _end(message: str) -> None:
-    """End this process, whatever its main thread waits for."""
+    """End this process, whatever its main thread waits for, and whoever does not read its words."""
+    last = threading.Timer(_LAST_WORDS, os._exit, (EXIT_LOST,))
+    last.daemon = True
+    last.start()
     print(f"error: training failed: {message}", file=sys.stderr, flush=True)
     logger.info(message)
     logging.shutdown()
@@ -67,7 +76,7 @@ class Pulse:
         timeout: float,
         end: Callable[[str], None] = _end,
     ) -> None:
-        """Write the first pulse; `start` begins to watch when all ranks have come so far.
+        """Write the first pulse; a rank that never writes its own is lost after `timeout`, too.
 
         Args:
             store: which all ranks reach.
@@ -89,15 +98,10 @@ class Pulse:
         self._count = 0
         self._closed = threading.Event()
         self._contact = time.monotonic()  # when the store answered last
-        self._last: dict[int, tuple[str, float]] = {}  # pulse of each, and when it changed
+        # pulse of each, and when it changed
+        self._last = {rank: ("", self._contact) for rank in self._watched}
+        self._writing = threading.Lock()  # nothing is written after the farewell
         self._beat()
-        if rank == 0:
-            store.set(f"{name}/verdict", "")
-
-    def keys(self) -> list[str]:
-        """What all ranks together have written once each has begun."""
-        ranks = sorted([self._rank, *self._everybody])
-        return [f"{self._name}/verdict", *map(self._key, ranks)]
 
     def start(self) -> None:
         """Beat and watch from now on, in threads of their own."""
@@ -118,16 +122,22 @@ class Pulse:
 
     def close(self, reason: str | None = None) -> None:
         """Say good-bye: done, or failed for a reason."""
-        self._closed.set()
         word = _DONE if reason is None else f"{_FAILED} {reason}"
-        self._store.set(self._key(self._rank), word)
+        with self._writing:
+            self._closed.set()
+            try:
+                self._store.set(self._key(self._rank), word)
+            except RuntimeError as error:  # whoever kept it has gone before: nobody is left to ask
+                logger.debug("the store does not answer: %s", error)
 
     def _key(self, rank: int) -> str:
         return f"{self._name}/{rank}"
 
     def _beat(self) -> None:
-        self._count += 1
-        self._store.set(self._key(self._rank), f"{self._count} {self.doing}")
+        with self._writing:
+            if not self._closed.is_set():
+                self._count += 1
+                self._store.set(self._key(self._rank), f"{self._count} {self.doing}")
 
     def _beats(self) -> None:
         """The thread that talks with the store, which may hang or break off with the network."""
@@ -136,9 +146,9 @@ class Pulse:
                 self._beat()
                 for rank in self._watched:
                     pulse = self._read(rank)
-                    if pulse != self._last.get(rank, ("", 0.0))[0]:
+                    if pulse != self._last[rank][0]:
                         self._last[rank] = pulse, time.monotonic()
-                verdict = self._store.get(f"{self._name}/verdict").decode()
+                verdict = self._read_key(f"{self._name}/verdict")
             except RuntimeError as error:
                 logger.debug("the store does not answer: %s", error)
                 continue
@@ -175,9 +185,12 @@ class Pulse:
     def _lost(self, now: float) -> str:
         """Who is lost of those that this rank watches, in words; empty if nobody is."""
         for rank, (pulse, changed) in self._last.items():
-            if pulse.startswith((_DONE, _FAILED)):
+            if pulse.startswith(_DONE):
                 continue
-            if now - changed > self._timeout:
+            if pulse.startswith(_FAILED):  # should have ended, and ended those who wait for it
+                if now - changed > _FAREWELL * self._interval:
+                    return self._reason({rank: pulse})
+            elif now - changed > self._timeout:
                 what = f"has given no sign of life for {now - changed:.0f} s (rank_timeout)"
                 return self._describe(rank, pulse, what)
         return ""
@@ -192,11 +205,15 @@ class Pulse:
                 logger.debug("the store does not answer: %s", error)
 
     def _describe(self, rank: int, pulse: str, what: str) -> str:
-        doing = pulse.partition(" ")[2]
+        doing = pulse.partition(" ")[2] or "starting"
         return f"rank {rank} {what}: it was killed, is frozen or cut off; it was last {doing}"
 
     def _read(self, rank: int) -> str:
-        return self._store.get(self._key(rank)).decode()
+        return self._read_key(self._key(rank))
+
+    def _read_key(self, key: str) -> str:
+        """Empty where nothing was written yet; to get it would wait."""
+        return self._store.get(key).decode() if self._store.check([key]) else ""
 
     def _read_all(self) -> dict[int, str]:
         """The pulses of all others; none where the store is gone."""
@@ -209,4 +226,8 @@ class Pulse:
     def _reason(self, pulses: dict[int, str]) -> str:
         """What the ranks say that failed by themselves."""
         failed = {r: p for r, p in pulses.items() if p.startswith(_FAILED)}
-        return "; ".join(f"rank {r} {p}" for r, p in failed.items())
+        told = {
+            p.removeprefix(_PASSED_ON) if p.startswith(_PASSED_ON) else f"rank {r} {p}": r
+            for r, p in failed.items()
+        }
+        return "; ".join(told)

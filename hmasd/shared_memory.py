@@ -30,7 +30,7 @@ _HEAD = 64  # bytes in front, for the name
 class Store(pulse.Store, Protocol):
     """What is needed of torch.distributed's stores, which can be waited for."""
 
-    def wait(self, keys: Sequence[str], timeout: timedelta) -> None:
+    def wait(self, keys: list[str], timeout: timedelta) -> None:
         """Until all of them have been written."""
 
 
@@ -52,6 +52,9 @@ class SharedMemory:
             rank: this process.
             processes: the numbers of all ranks' processes.
             timeout: seconds to wait for the slowest.
+
+        Raises:
+            OSError: a rank's process is not there any more.
         """
         world_size = len(processes)
         words = np.frombuffer(memory, np.uint8)[_HEAD:]
@@ -62,8 +65,12 @@ class SharedMemory:
         self._timeout = timeout
         self._turn = 0
         self._ends = select.poll()
-        for process in set(processes) - {os.getpid()}:
-            self._ends.register(os.pidfd_open(process))
+        self._of_descriptor: dict[int, int] = {}  # the rank whose process it is
+        for other, process in enumerate(processes):
+            if process != os.getpid():
+                descriptor = os.pidfd_open(process)
+                self._of_descriptor[descriptor] = other
+                self._ends.register(descriptor)
 
     @staticmethod
     def length(world_size: int) -> int:
@@ -105,16 +112,19 @@ class SharedMemory:
             waited = time.perf_counter() - began
             if waited < WATCHED_SECONDS:
                 os.sched_yield()
-            elif self._ends.poll(NAP_MILLISECONDS):
-                self._check("has ended")
-            elif waited > self._timeout:
-                self._check(f"has not come for {self._timeout:.0f} s")
+            elif waited < self._timeout:
+                self._nap()
+            else:
+                late = np.flatnonzero(self._counts < self._turn).tolist()
+                raise RuntimeError(f"ranks {late} have not come for {self._timeout:.0f} s")
 
-    def _check(self, what: str) -> None:
-        """Nobody is missing after all, or RuntimeError; one who has ended may have come before."""
-        missing = np.flatnonzero(self._counts < self._turn).tolist()
-        if missing:
-            raise RuntimeError(f"of the ranks {missing} one {what}")
+    def _nap(self) -> None:
+        """Sleep a moment, unless somebody has ended who will not come any more."""
+        for descriptor, _ in self._ends.poll(NAP_MILLISECONDS):
+            rank = self._of_descriptor[descriptor]
+            if self._counts[rank] < self._turn:
+                raise RuntimeError(f"the process of rank {rank} has ended")
+            time.sleep(1e-3 * NAP_MILLISECONDS)  # it had come before
 
 
 def _pieces(x: np.ndarray) -> list[np.ndarray]:
@@ -138,6 +148,10 @@ def share_memory(
         world_size: how many there are.
         meeting: how long to wait for the others here.
         timeout: seconds to wait for the slowest, each time.
+
+    Raises:
+        RuntimeError: the others do not come.
+        OSError: one was there and has ended.
     """
     length, place, kept = SharedMemory.length(world_size), f"{name}/memory", -1
     if rank == 0:
@@ -163,17 +177,19 @@ def _make(name: str, length: int) -> int:
         return -1
     try:
         os.close(os.pidfd_open(os.getpid()))
+        descriptor = os.memfd_create(f"hmasd-{name}")
+        os.truncate(descriptor, length)
+        os.pwrite(descriptor, name.encode(), 0)
     except OSError:  # an old kernel, or a container that forbids it
         return -1
-    descriptor = os.memfd_create(f"hmasd-{name}")
-    os.truncate(descriptor, length)
-    os.pwrite(descriptor, name.encode(), 0)
     return descriptor
 
 
 def _open(path: str, name: str, length: int) -> mmap.mmap | None:
     """The memory of this name, if it can be reached from here."""
     try:
+        if name not in os.readlink(path):  # another machine's process: opening may wait for ever
+            return None
         with open(path, "r+b", buffering=0) as file:
             if file.read(len(name)) != name.encode():
                 return None

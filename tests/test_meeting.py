@@ -26,6 +26,7 @@ def names_of(store: HashStore, delays: list[float]) -> list[str]:
         thread.start()
     for thread in threads:
         thread.join()
+    assert all(found)
     return found
 
 

@@ -13,7 +13,7 @@ FLOORS = {
     name: floor
     for floor, names in enumerate(
         (
-            ("types", "config", "processes", "launch", "pulse"),
+            ("types", "config", "processes", "launch", "pulse", "meeting", "shared_memory"),
             (
                 "batch_schedule",
                 "kernels",
@@ -41,7 +41,9 @@ FLOORS = {
 SIDE_ROOMS = {  # each stands beside the walk and may import only these
     "envs": {"types", "envs", "processes"},
     "telemetry": {"types", "config", "telemetry"},
-    "distributed": {"types", "launch", "pulse"},
+    "distributed": {"types", "launch", "pulse", "meeting", "shared_memory"},
+    "meeting": {"pulse"},
+    "shared_memory": {"pulse"},
     "launch": set(),
     "pulse": set(),
     "checkpoint": {"types", "config"},

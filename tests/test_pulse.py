@@ -25,6 +25,11 @@ class Shelf:
             raise RuntimeError("connection reset")
         self.values[key] = value
 
+    def check(self, keys: list[str]) -> bool:
+        if self.broken:
+            raise RuntimeError("connection reset")
+        return all(key in self.values for key in keys)
+
     def get(self, key: str) -> bytes:
         if self.broken:
             raise RuntimeError("connection reset")
@@ -107,3 +112,54 @@ def test_a_failed_reduction_is_explained(made: list[Team]) -> None:
     made.append(killed := Team(3, silent=(1,)))
     assert "rank 1 gives no sign of life" in killed.pulses[2].explain()
     assert "rank 0" not in killed.pulses[2].explain()
+
+
+def test_what_a_rank_says_of_another_is_passed_on_once(made: list[Team]) -> None:
+    made.append(team := Team(4))
+    for rank in (1, 2):
+        team.pulses[rank].close("RanksError: rank 3 gives no sign of life")
+    assert team.pulses[0].explain() == "rank 3 gives no sign of life"
+
+
+def test_a_rank_that_failed_and_does_not_end_ends_the_others(made: list[Team]) -> None:
+    """Its envs may keep it from ending, while others wait for it."""
+    made.append(team := Team(3))
+    team.pulses[2].close("EnvError: env 7 raised")
+    wait_for(lambda: team.said[0] and team.said[1])
+    assert team.said[0][0] == team.said[1][0] == "rank 2 failed EnvError: env 7 raised"
+
+
+def test_a_rank_that_never_begins_is_lost(made: list[Team]) -> None:
+    shelf, said = Shelf(), list[str]()
+    pulse = Pulse(shelf, "run", 0, 2, 1.0, said.append)
+    pulse.start()
+    wait_for(lambda: said)
+    pulse.close()
+    assert "rank 1 has given no sign of life" in said[0]
+    assert "it was last starting" in said[0]
+
+
+class SlowShelf(Shelf):
+    """A store that takes a while to write."""
+
+    def set(self, key: str, value: str) -> None:
+        threading.Event().wait(0.3)
+        super().set(key, value)
+
+
+def test_no_pulse_comes_after_the_farewell() -> None:
+    shelf = SlowShelf()
+    pulse = Pulse(shelf, "run", 1, 2, 1.0)
+    beat = threading.Thread(target=pulse._beat)
+    beat.start()
+    threading.Event().wait(0.1)  # the beat is under way
+    pulse.close()
+    beat.join()
+    pulse._beat()
+    assert shelf.get("run/1") == b"done"
+
+
+def test_a_store_that_has_gone_does_not_spoil_the_end() -> None:
+    pulse = Pulse(shelf := Shelf(), "run", 1, 2, 1.0)
+    shelf.broken = True
+    pulse.close("the reason that the process has to give")

@@ -101,26 +101,40 @@ def test_a_rank_that_does_not_come_is_named(tmp_path: Path) -> None:
     with path.open("r+b") as file:
         memory = shared_memory.mmap.mmap(file.fileno(), 0)
     processes = [os.getpid(), os.getpid()]
-    with pytest.raises(RuntimeError, match=r"of the ranks \[1\] one has not come"):
+    with pytest.raises(RuntimeError, match=r"ranks \[1\] have not come"):
         SharedMemory(memory, 0, processes, 0.1).add_up(np.ones(3))
 
 
 def test_a_rank_that_has_ended_is_not_waited_for(tmp_path: Path) -> None:
-    """Unless it has come before, which the second board of the first sum shows."""
+    """Unless it had come: rank 1 did to the first sum and ended while rank 2 was on its way."""
     path = tmp_path / "memory"
-    path.write_bytes(bytes(SharedMemory.length(2)))
+    path.write_bytes(bytes(SharedMemory.length(3)))
     with path.open("r+b") as file:
         memory = shared_memory.mmap.mmap(file.fileno(), 0)
+    me = os.getpid()
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
-        sums = SharedMemory(memory, 0, [os.getpid(), other.pid], 1000.0)
-        SharedMemory(memory, 1, [os.getpid()] * 2, 0.0)._counts[1] = 1  # has come to the first sum
+        shared = SharedMemory(memory, 0, [me, other.pid, me], SOON)
+        late = SharedMemory(memory, 2, [me, other.pid, me], SOON)
+        SharedMemory(memory, 1, [me] * 3, SOON)._counts[1] = 1
         other.kill()
-        sums.add_up(np.ones(3))
-        with pytest.raises(RuntimeError, match=r"of the ranks \[1\] one has ended"):
-            sums.add_up(np.ones(3))
+        coming = threading.Timer(0.3, late.add_up, (np.ones(3),))
+        coming.start()
+        shared.add_up(np.ones(3))
+        with pytest.raises(RuntimeError, match="the process of rank 1 has ended"):
+            shared.add_up(np.ones(3))
+        coming.join()
 
 
-def test_no_memory_is_shared_unless_all_see_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_of_another_process_is_not_even_opened(tmp_path: Path) -> None:
+    """On another machine the same number may be a pipe, whose reader would wait for ever."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    link = tmp_path / "descriptor"
+    link.symlink_to(pipe)
+    assert shared_memory._open(str(link), "name", 64) is None
+
+
+def test_no_memory_is_shared_unless_all_see_it() -> None:
     """Rank 1 is on another machine, where a file of that name is another one."""
     store, meeting = HashStore(), timedelta(seconds=SOON)
     store.set("run/sees/1", "")

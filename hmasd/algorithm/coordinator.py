@@ -103,6 +103,8 @@ class Coordinator:
 
     def _advantage(self, segments: HighRollout, value: Tensor, next_value: Tensor) -> Tensor:
         """GAE along each env's segments: [D, N+1]."""
+        if len(segments.env) == 0:  # this rank's envs were lost
+            return torch.zeros_like(value)
         slot, env = segment_slots(segments.env), segments.env
         shape = (int(slot.max()) + 1, int(env.max()) + 1)
         at = to_device(slot, value.device), to_device(env, value.device)

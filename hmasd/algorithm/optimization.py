@@ -62,7 +62,7 @@ def in_parts(
 
 def slices(num_rows: int, most: int) -> Iterator[slice]:
     """Consecutive slices that cover all rows, `most` in each but the last; 0: all in one."""
-    size = most or num_rows
+    size = most or max(1, num_rows)
     return (slice(start, start + size) for start in range(0, num_rows, size))
 
 

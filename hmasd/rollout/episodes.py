@@ -39,6 +39,7 @@ class EpisodeTracker:
         """Count one step of all envs; returns the episodes that it finished, not those lost."""
         self.running_return += step.reward
         self.running_length += 1
+        self._steps += 1
         over = step.terminated | step.truncated
         if not over.any():
             return []
@@ -55,7 +56,6 @@ class EpisodeTracker:
         self.running_return[over] = 0
         self.running_length[over] = 0
         self._ended += [(self._steps, *episode) for episode in episodes]
-        self._steps += 1
         return episodes
 
     def meet(self, ranks: Ranks) -> None:

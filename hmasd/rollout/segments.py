@@ -106,14 +106,28 @@ class SegmentStorage:
         self.close(envs, view.state, view.obs, terminated=~every, ended=every, cut=True)
 
     def closed(self) -> HighRollout:
-        """All closed segments, whoever decided them.
+        """All closed segments, whoever decided them; of several ranks one may have none.
 
         Raises:
-            StorageError: there is none.
+            StorageError: nothing was ever decided here.
         """
-        if not self._closed:
+        if not self._open:
             raise StorageError("no closed segment to train the coordinator on")
-        return _join(self._closed)
+        return _join(self._closed or [self._nothing()])
+
+    def _nothing(self) -> HighRollout:
+        """No segment, in the columns of those to come."""
+        opened = {name: value[:0] for name, value in self._open.items()}
+        none = opened["length"].bool()
+        return HighRollout(
+            env=opened["length"],
+            terminated=none,
+            ended=none,
+            cut=none,
+            next_state=opened["state"],
+            next_obs=opened["obs"],
+            **opened,
+        )
 
     def rollout(self, coordinator_version: int) -> HighRollout:
         """All closed segments.

@@ -221,7 +221,7 @@ class Trainer:
             self._write(
                 path,
                 state,
-                join(parts, self.config.num_envs, env_divides=hasattr(self.env, "first_env")),
+                join(parts, self.config.num_envs, env_divides=self._env_divides),
             )
         self.last_checkpoint = str(path)
 

@@ -52,9 +52,9 @@ def keep_books(config: Config, rounds: int, extra_steps: int = 0) -> Books:
     agent, env, view = make_agent(config)
     prepare, batches, played = agent.coordinator.prepare, [], []
 
-    def record(segments: HighRollout):
+    def record(segments: HighRollout, pays_novelty: bool):
         batches.append(Batch(segments, len(played)))
-        return prepare(segments)
+        return prepare(segments, pays_novelty)
 
     agent.coordinator.prepare = record
     discarded: list[StepId] = []

@@ -27,7 +27,7 @@ def wait_for_training(config: Config, processes: list[subprocess.Popen]) -> None
     while not any(
         path.stat().st_size > 3000 for path in Path(config.output_dir).glob("runs/*/metrics.jsonl")
     ):
-        assert all(process.poll() is None for process in processes), processes[0].communicate()
+        assert all(process.poll() is None for process in processes)
         assert time.monotonic() < deadline
         time.sleep(0.1)
     time.sleep(3.0)  # for a sign of life from the middle of training

@@ -65,11 +65,54 @@ def furthest(one: dict[str, Any], other: dict[str, Any]) -> float:
     return max(apart)
 
 
-def test_two_ranks_learn_what_one_does(tmp_path: Path) -> None:
+@pytest.mark.parametrize("fault", ["", "by sockets"])
+def test_two_ranks_learn_what_one_does(tmp_path: Path, fault: str) -> None:
     """Envs, choices, minibatches and updates are the same; the order of additions is not."""
-    one, two = trained(tmp_path, 1), trained(tmp_path, 2)
+    one, two = trained(tmp_path, 1), trained(tmp_path, 2, fault=fault)
     assert one["agent"]["coordinator_version"] >= 1
     assert furthest(one, two) < 1e-9
+    assert two["episodes"] == one["episodes"]
+
+
+def test_three_ranks_do_with_all_that_is_decided_on_their_numbers(tmp_path: Path) -> None:
+    """The round's growth, slices, the novelty of states, and episodes that end out of step."""
+    changes = {
+        "num_envs": 6,
+        "batch_size": 72,
+        "total_steps": 6 * 72,
+        "batch_schedule": "noise",
+        "max_batch_factor": 2,
+        "samples_at_once": 16,
+        "novelty_start": 0,
+        "high_level_batch_size": 24,
+    }
+    one, three = (trained(tmp_path, ranks, **changes) for ranks in (1, 3))
+    assert one["agent"]["coordinator_version"] >= 2
+    assert furthest(one, three) < 1e-9
+    assert three["episodes"] == one["episodes"]
+
+
+def test_a_rank_without_envs_has_no_segments(tmp_path: Path) -> None:
+    """Its one env fails in the first round, whose samples all others' updates do without."""
+    changes = {
+        "env": "tests.helpers.faulty_envs:Faulty",
+        "env_args": "{fault: exit, env: 1}",
+        "seed": 3,
+        "num_envs": 2,
+        "batch_size": 24,
+        "total_steps": 3 * 24,
+        "episode_length": 20,
+        "env_workers": 1,
+        "env_restarts": 1,
+        "high_level_batch_size": 1,
+    }
+    assert trained(tmp_path, 2, **changes)["agent"]["coordinator_version"] == 3
+
+
+def test_a_rank_that_raises_tells_the_others_why(tmp_path: Path) -> None:
+    own, other = reversed(failed(tmp_path, fault="one rank raises"))
+    assert "ValueError: the reactor melted" in own
+    assert "rank 1 failed ValueError: the reactor melted" in other
 
 
 def test_without_adding_up_gradients_the_ranks_part(tmp_path: Path) -> None:

@@ -73,13 +73,13 @@ def network() -> Iterator[Network]:
 def test_two_hosts_learn_what_one_process_does(tmp_path: Path, network: Network) -> None:
     one = run_ranks(dataclasses.replace(SMALL, output_dir=str(tmp_path / "one")), 1)
     config = dataclasses.replace(SMALL, output_dir=str(tmp_path / "two"))
-    two = run_ranks(config, 2, hosts=network.hosts)
+    two = run_ranks(config, 2, hosts=network.hosts, fault="two hosts")
     assert furthest(one, two) < 1e-9
 
 
 def test_a_cut_cable_ends_both_sides_with_words(tmp_path: Path, network: Network) -> None:
     config = dataclasses.replace(ENDLESS, output_dir=str(tmp_path))
-    with started(config, 2, hosts=network.hosts) as processes:
+    with started(config, 2, hosts=network.hosts, fault="two hosts") as processes:
         wait_for_training(config, processes)
         network.cut()
         cut = time.monotonic()
