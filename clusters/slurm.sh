@@ -20,7 +20,7 @@ processes=${SLURM_GPUS_ON_NODE:-$SLURM_CPUS_PER_TASK}
 first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 port=$((20000 + SLURM_JOB_ID % 10000)) # jobs that share a machine must not meet
 
-# --signal: two minutes before its time is over, every process is told to save and end.
+# --signal: two minutes before its time is over, every process is told to save and end (torchrun allows 30 seconds).
 exec srun --kill-on-bad-exit=1 torchrun \
     --nnodes "$SLURM_JOB_NUM_NODES" \
     --nproc-per-node "$processes" \
