@@ -135,6 +135,7 @@ def _log_axes(plot: Axes, sizes: list[int]) -> None:
     plot.set_xscale("log")
     plot.set_yscale("log")
     plot.xaxis.set_major_locator(FixedLocator(sizes))
+    plot.tick_params(axis="x", labelsize=7)  # two sizes may lie close together
     plot.xaxis.set_minor_locator(NullLocator())
     plot.xaxis.set_major_formatter(StrMethodFormatter("{x:.0f}"))
     plot.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
