@@ -15,7 +15,8 @@ import subprocess
 import sys
 import time
 
-LAST_WORDS_SECONDS = 0.3  # for a hanging program to print where it is, or a dying one to end
+LAST_WORDS_SECONDS = 0.3  # for a hanging program to print where it is
+_DYING_SECONDS = 5.0  # for a program that does not answer any more to end by itself
 _KEPT_OUTPUT = 4000  # bytes of what a program printed last
 _READ = 1 << 16  # bytes, a pipe's size
 _STACK_SIGNAL = signal.SIGUSR1  # makes a program print where it is
@@ -55,6 +56,7 @@ class Child:
             os.close(printing)
         self._printed = b""
         self._is_over = False
+        self._ended_by_itself = False
 
     @property
     def pid(self) -> int:
@@ -88,7 +90,8 @@ class Child:
     def how_it_ended(self) -> str:
         """What is known of the end of a process that died."""
         self.read_output()
-        self.end(LAST_WORDS_SECONDS)
+        if not self.end(_DYING_SECONDS):
+            return f"did not end within {_DYING_SECONDS:.0f} s and was killed"
         code = self._process.returncode
         how = f"exited with code {code}"
         if code < 0:
@@ -102,17 +105,23 @@ class Child:
         text = self._printed.decode(errors="replace").strip()
         return f"\n\nWhat it printed last:\n{text}" if text else ""
 
-    def end(self, seconds: float) -> None:
-        """Wait for it to end by itself, kill what is left of it; may be called twice."""
+    def end(self, seconds: float) -> bool:
+        """Wait for it to end, kill what is left of it; may be called twice.
+
+        Returns:
+            Whether it ended by itself.
+        """
         if self._is_over:
-            return
+            return self._ended_by_itself
         self._is_over = True
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(seconds)
+        self._ended_by_itself = self._process.poll() is not None
         with contextlib.suppress(ProcessLookupError):  # nothing is left of it
             os.killpg(self.pid, signal.SIGKILL)  # it may have started programs
         self._process.wait()
         os.close(self.output)
+        return self._ended_by_itself
 
 
 # --- what the program itself does first -----------------------------------------------------------

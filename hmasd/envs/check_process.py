@@ -121,7 +121,9 @@ def check(request: Request, say: Callable[[str, list[str]], None]) -> Report:
         with captured_output():
             play = _play(env, request.steps, request.seed)
         seen = _tell(play, request)
+    say_it("closing it")
     env.close()
+    say_it("telling what was seen")
     return Report(None, described, faults, seen)
 
 

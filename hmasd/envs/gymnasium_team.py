@@ -2,7 +2,8 @@
 
 `observation_space` and `action_space` are a Tuple, a list or a tuple, one space per agent. `reset`
 and `step` follow gymnasium; rewards are one per agent, or one number for the team; `terminated` and
-`truncated` are single, or one per agent and then all must be true.
+`truncated` are single, or one per agent: the episode is over when each agent has one of the two.
+Until then all agents play on: there is no API by which one could leave.
 
 * The state is all agents' observations joined.
 * Action masks: `info["action_mask"]`, one row per agent.
@@ -25,6 +26,9 @@ from gymnasium.spaces import Tuple as TupleSpace
 from hmasd.envs.pettingzoo_parallel import picture, succeeded, team_reward
 from hmasd.envs.single import SingleStep, SingleView
 from hmasd.envs.team_spaces import TeamSpaces
+
+_RESET = ("observations", "info")
+_STEP = ("observations", "rewards", "terminated", "truncated", "info")
 
 
 class _Package(NamedTuple):
@@ -74,7 +78,7 @@ class GymnasiumTeam:
         self.obs_size = self._spaces.obs_size
         self.state_size = sum(self._spaces.obs_sizes)
         self.action_space = self._spaces.action_space
-        self._masked = self._spaces.has_fillers or "action_mask" in self._restart(0)[1]
+        self._masked = self._spaces.has_fillers or _masks(self._restart(0)[1]) is not None
         self.notes = [
             *self._spaces.notes,
             "the env has no state: the agents' observations joined stand in",
@@ -87,9 +91,11 @@ class GymnasiumTeam:
     def step(self, action: np.ndarray) -> SingleStep:
         """Play one step."""
         actions = tuple(self._spaces.own_actions(action))
-        observations, rewards, terminated, truncated, info = self._env.step(actions)
+        told = _parts("step", _STEP, self._env.step(actions))
+        observations, rewards, terminated, truncated, info = told
         self._clock += 1
-        ended, cut, success = _all(terminated), _all(truncated), succeeded(info)
+        ended, cut = self._ends(terminated, truncated)
+        success = succeeded(info)
         if self._package is not None and ended:
             success = success or self._package.solved(self._game)
             if not success and self._clock >= getattr(self._game, self._package.limit):
@@ -98,7 +104,7 @@ class GymnasiumTeam:
             view=self._view(observations, info),
             reward=self._team_reward(rewards),
             terminated=ended,
-            truncated=cut and not ended,
+            truncated=cut,
             success=success,
         )
 
@@ -115,7 +121,25 @@ class GymnasiumTeam:
         self._clock = 0
         if self._package is not None:
             self._package.forget(self._game)
-        return self._env.reset(seed=seed)
+        return _parts("reset", _RESET, self._env.reset(seed=seed))
+
+    def _ends(self, terminated: Any, truncated: Any) -> tuple[bool, bool]:
+        """Whether the episode ended by the task, and whether by the clock."""
+        by_task = self._flags("terminated", terminated)
+        by_clock = self._flags("truncated", truncated)
+        over = bool((by_task | by_clock).all())
+        cut = over and bool((by_clock & ~by_task).any())
+        return over and not cut, cut
+
+    def _flags(self, what: str, given: Any) -> np.ndarray:
+        """One flag, or one per agent: [1] or [N] bool."""
+        flags = np.asarray(given)
+        if flags.dtype.kind in "biu" and flags.shape in ((), (self.num_agents,)):
+            return flags.astype(np.bool_).reshape(-1)
+        raise ValueError(
+            f"step gave {given!r} as {what}, but must give one bool, or a list of one for each of "
+            f"the {self.num_agents} agents"
+        )
 
     def _team_reward(self, rewards: Any) -> float:
         """The team's of one per agent, or the one that came."""
@@ -135,15 +159,43 @@ class GymnasiumTeam:
             )
         obs, joined = self._spaces.flatten(observations)
         mask = None
+        masks = _masks(info)
+        if masks is not None and not self._masked:
+            raise ValueError(
+                "the info has an action_mask now, but had none at the first reset; give it always"
+            )
         if self._masked:
-            masks = info.get("action_mask", [None] * self.num_agents)
+            masks = [None] * self.num_agents if masks is None else masks
             mask = np.stack([self._spaces.allowed(i, own) for i, own in enumerate(masks)])
         return SingleView(obs, joined, mask)
 
 
-def _all(flag: Any) -> bool:
-    """A flag, or whether all of one per agent are true."""
-    return bool(flag) if isinstance(flag, (bool, np.bool_)) else bool(np.all(flag))
+def _masks(info: Any) -> Any:
+    """The agents' action masks of an info, or of one info per agent; None: there are none."""
+    if isinstance(info, dict):
+        return info.get("action_mask")
+    masks = [own.get("action_mask") for own in info]
+    return None if all(mask is None for mask in masks) else masks
+
+
+def _parts(what: str, parts: tuple[str, ...], returned: Any) -> Any:
+    """What a call returned, if it has all its parts.
+
+    Raises:
+        ValueError: it has not, as in APIs of years ago.
+    """
+    if isinstance(returned, tuple) and len(returned) == len(parts):
+        infos = returned[-1] if isinstance(returned[-1], (list, tuple)) else returned[-1:]
+        if all(isinstance(info, dict) for info in infos):
+            return returned
+        raise ValueError(
+            f"{what} returned {type(returned[-1]).__name__} as its last part, but must return the "
+            f"info, a dict or a list of one per agent"
+        )
+    given = f"{len(returned)} values" if isinstance(returned, tuple) else type(returned).__name__
+    raise ValueError(
+        f"{what} returned {given}, but must return {len(parts)}: {', '.join(parts)} (gymnasium)"
+    )
 
 
 def _is_listing(spaces: Any) -> bool:

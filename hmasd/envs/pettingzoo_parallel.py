@@ -111,7 +111,8 @@ class PettingZooTeam:
 
     def reset(self, seed: int) -> SingleView:
         """Start a new episode with all agents."""
-        return self._view(*self._restart(seed), self._env.agents)
+        observations, infos = self._restart(seed)
+        return self._view(observations, infos, self._env.agents, self._env.agents)
 
     def step(self, action: np.ndarray) -> SingleStep:
         """Play one step; the actions of agents that left are ignored."""
@@ -119,16 +120,19 @@ class PettingZooTeam:
         actions = {name: own[self._number(name)] for name in self._env.agents}
         told = _told("step", _STEP, self._env.step(actions))
         observations, rewards, terminated, truncated, infos = told
+        self._check(actions, rewards, terminated, truncated)
         gone = {name for name in actions if terminated.get(name) or truncated.get(name)}
         left = [name for name in self._env.agents if name not in gone]
         cut = any(truncated.get(name) and not terminated.get(name) for name in gone)
-        if not left and not gone <= set(observations):
+        self._gone |= gone
+        blind = [name for name in actions if observations.get(name) is None]
+        if blind and not left:
             raise ValueError(
-                f"the episode ended without observations of {sorted(gone - set(observations))}; "
-                f"return those that the last step reached, also of agents that leave"
+                f"the episode ended without observations of {blind}; return those that the last "
+                f"step reached, also of agents that leave"
             )
         return SingleStep(
-            view=self._view(observations, infos, left),
+            view=self._view(observations, infos, left, actions),
             reward=team_reward(rewards.values(), self.num_agents, self._reward),
             terminated=not left and not cut,
             truncated=not left and cut,
@@ -148,11 +152,50 @@ class PettingZooTeam:
         observations, infos = _told("reset", _RESET, self._env.reset(seed=seed))
         if not self._env.agents:
             raise ValueError("reset left no agents: set self.agents to list(self.possible_agents)")
+        self._gone: set[Any] = set()
         return observations, infos
 
-    def _view(self, observations: Any, infos: Any, left: list[Any]) -> SingleView:
-        """What the team sees; `left`: the agents that play on."""
-        obs, joined, masks = self._read(observations)
+    def _check(self, acted: Any, rewards: Any, terminated: Any, truncated: Any) -> None:
+        """Look whether a step told of each agent that acted what became of it.
+
+        Raises:
+            ValueError: it did not; what is missing, of whom.
+        """
+        parts = (("reward", rewards), ("termination", terminated), ("truncation", truncated))
+        for what, part in parts:
+            missing = [name for name in acted if name not in part]
+            if missing:
+                raise ValueError(f"step gave no {what} of {missing}, who acted; give each its own")
+        for name in rewards:
+            self._number(name)
+        playing = set(self._env.agents)
+        silent = [
+            name
+            for name in acted
+            if name not in playing and not terminated[name] and not truncated[name]
+        ]
+        if silent:
+            raise ValueError(
+                f"{silent} left self.agents without an end: set the termination or the truncation "
+                f"of each agent that leaves"
+            )
+        back = sorted(playing & self._gone, key=str)
+        if back:
+            raise ValueError(
+                f"{back} play on although they had left the episode; take an agent out of "
+                f"self.agents when it ends, and let it come back with the next reset"
+            )
+
+    def _view(self, observations: Any, infos: Any, left: Any, acted: Any) -> SingleView:
+        """What the team sees.
+
+        Args:
+            observations: by agent, as are infos.
+            infos: of the same agents.
+            left: the agents that play on.
+            acted: those who see: who plays on, and who leaves with this step.
+        """
+        obs, joined, masks = self._read({name: observations.get(name) for name in acted})
         alive = self._everybody
         numbers = [self._number(name) for name in left]
         if len(numbers) < self.num_agents:
@@ -165,6 +208,10 @@ class PettingZooTeam:
                 f"self.agents"
             )
         mask = None
+        if not self._masked and any("action_mask" in info for info in infos.values()):
+            raise ValueError(
+                "infos have an action_mask now, but had none at the first reset; give it always"
+            )
         if self._masked:
             for name, info in infos.items():
                 masks.setdefault(name, info.get("action_mask"))

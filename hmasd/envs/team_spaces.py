@@ -111,6 +111,8 @@ class TeamSpaces:
         if bounds is not None:  # not np.clip: it takes several times as long on a few numbers
             own = bounds.middle + np.minimum(np.maximum(own, -1.0), 1.0) * bounds.half
             own = np.minimum(np.maximum(own, bounds.low), bounds.high)
+        else:
+            own = np.minimum(np.maximum(own, space.low), space.high)
         return own.astype(space.dtype)
 
     def allowed(self, agent: int, mask: Any = None) -> np.ndarray:
@@ -151,6 +153,12 @@ class TeamSpaces:
     def _join_boxes(self) -> Box:
         sizes = [int(np.prod(space.shape or ())) for space in self._action_spaces]
         bounded = [bounds is not None for bounds in self._bounds]
+        half = [
+            isinstance(space, Box) and space.is_bounded("below") != space.is_bounded("above")
+            for space in self._action_spaces
+        ]
+        if any(half):
+            self.notes.append("actions with one bound are cut off there")
         if any(bounded):
             self.notes.append("actions are clipped to [-1, 1] and stretched to their bounds")
         if len(set(sizes)) > 1:
@@ -192,20 +200,25 @@ def _action_kind(agent: int, space: Space) -> str:
 
 
 def _bounds(space: Space) -> _Bounds | None:
-    """None: no Box, or one without finite bounds."""
+    """None: no Box, or one without bounds, or with some so far apart that they are none."""
     if not isinstance(space, Box) or not space.is_bounded():
         return None
     low, high = space.low, space.high
+    if not np.isfinite(high.astype(np.float32) - low.astype(np.float32)).all():
+        return None
     return _Bounds(low, high, (high + low) / 2, (high - low) / 2)
 
 
 def _write(space: Space, value: Any, out: np.ndarray) -> None:
     """Write an observation's numbers to `out`, in the order in which its space declares them."""
     if isinstance(space, Box):
-        flat = np.asarray(value).reshape(-1)
-        if flat.shape != out.shape:
-            raise ValueError(f"an observation has shape {np.shape(value)}, but must have {space}")
+        given = np.asarray(value)
+        if given.shape != space.shape:
+            raise ValueError(f"an observation has shape {given.shape}, but must have {space}")
+        flat = given.reshape(-1)
         is_bytes = space.dtype.char == "B"  # quicker than the comparison with np.uint8
+        if is_bytes and given.dtype.kind == "f":
+            raise ValueError(f"an observation of {space} came as {given.dtype}, not as uint8")
         np.divide(flat, 255, out=out) if is_bytes else np.copyto(out, flat)
     elif isinstance(space, (TupleSpace, DictSpace)):
         parts = space.spaces.items() if isinstance(space, DictSpace) else enumerate(space.spaces)
@@ -214,6 +227,8 @@ def _write(space: Space, value: Any, out: np.ndarray) -> None:
             stop = start + space_utils.flatdim(inner)
             _write(inner, value[name], out[start:stop])
             start = stop
+    elif not space.contains(value):
+        raise ValueError(f"an observation is {value!r}, but must be in {space}")
     else:
         out[:] = space_utils.flatten(space, value)
 

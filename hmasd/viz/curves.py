@@ -38,6 +38,7 @@ STYLE: dict[Any, Any] = {
     "legend.frameon": False,
     "figure.facecolor": "white",
 }
+LEGEND_WIDTH = 130  # letters of the runs' names that fit below the plots side by side
 SMOOTHING = 60  # a curve is smoothed over the 60th part of its points
 
 
@@ -258,7 +259,8 @@ def _draw_names(figure: Figure, runs: Sequence[Run]) -> None:
         Line2D([], [], color=COLOURS[number % len(COLOURS)], lw=3, label=run.name)
         for number, run in enumerate(runs)
     ]
-    figure.legend(handles=handles, loc="outside lower left", ncols=3, fontsize=9)
+    columns = max(1, min(3, LEGEND_WIDTH // max(len(run.name) for run in runs)))
+    figure.legend(handles=handles, loc="outside lower left", ncols=columns, fontsize=9)
 
 
 def steps_label(value: float, _: int | None = None) -> str:

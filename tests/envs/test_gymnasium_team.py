@@ -102,6 +102,78 @@ def test_lists_of_another_length_are_named() -> None:
         team.step(np.zeros((2, 2), np.float32))
 
 
+class Told(Carriers):
+    """Tells ends and infos as it is set to."""
+
+    terminated: object = False
+    truncated: object = False
+    info: object = {}
+
+    def step(self, actions):
+        observations, rewards, *_ = super().step(actions)
+        return observations, rewards, self.terminated, self.truncated, self.info
+
+
+@pytest.mark.parametrize(
+    ("terminated", "truncated", "ends"),
+    [
+        (True, True, (True, False)),
+        (False, True, (False, True)),
+        ([True, False], [False, False], (False, False)),
+        ([True, False], [False, True], (False, True)),
+        (np.array([True, True]), False, (True, False)),
+    ],
+)
+def test_an_episode_is_over_when_each_agent_has_an_end(terminated, truncated, ends) -> None:
+    env = Told()
+    team = GymnasiumTeam(env)
+    team.reset(0)
+    env.terminated, env.truncated = terminated, truncated
+    step = team.step(np.zeros((2, 2), np.float32))
+    assert (step.terminated, step.truncated) == ends
+
+
+@pytest.mark.parametrize(
+    ("told", "words"),
+    [
+        ({"terminated": {0: False, 1: False}}, "as terminated, but must give one bool"),
+        ({"truncated": [True] * 3}, "as truncated, but must give one bool, or a list of one"),
+        ({"truncated": None}, "step gave None as truncated"),
+        ({"info": {"action_mask": [1]}}, "has an action_mask now, but had none"),
+    ],
+)
+def test_what_cannot_be_read_is_named(told: dict[str, object], words: str) -> None:
+    env = Told()
+    team = GymnasiumTeam(env)
+    team.reset(0)
+    vars(env).update(told)
+    with pytest.raises(ValueError, match=words):
+        team.step(np.zeros((2, 2), np.float32))
+
+
+def test_calls_of_years_ago_are_named() -> None:
+    env = Told()
+    team = GymnasiumTeam(env)
+    team.reset(0)
+    env.step = lambda actions: (env._observe(), 0.0, False, {})
+    with pytest.raises(ValueError, match="step returned 4 values, but must return 5: observations"):
+        team.step(np.zeros((2, 2), np.float32))
+    env.reset = lambda seed: env._observe()
+    with pytest.raises(
+        ValueError, match="reset returned tuple as its last part, but must return the info"
+    ):
+        team.reset(1)
+
+
+def test_one_info_per_agent_may_hold_its_mask() -> None:
+    class Masked(Codes):
+        def reset(self, **options):
+            return super().reset(**options)[0], [{}, {"action_mask": np.array([1, 0, 0, 1])}]
+
+    view = GymnasiumTeam(Masked()).reset(0)
+    assert view.action_mask.tolist() == [[True] * 6, [True, False, False, True, False, False]]
+
+
 def test_what_is_no_team() -> None:
     single = Carriers()
     single.action_space = Discrete(3)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
 import pytest
 from gymnasium.spaces import Discrete
@@ -158,14 +160,71 @@ def without_agents(env, *result):
         ("step", lambda env, seen, *rest: ({}, *rest), "no observations of .'runner', 'coach'."),
         (
             "step",
-            lambda env, seen, rewards, *rest: (seen, {"runner": None}, *rest),
-            r"rewards are \[None\], but each must be one number",
+            lambda env, seen, rewards, *rest: (seen, {"runner": None, "coach": 0.0}, *rest),
+            r"rewards are \[None, 0.0\], but each must be one number",
+        ),
+        (
+            "step",
+            lambda env, seen, rewards, *rest: (seen, {"runner": 1.0}, *rest),
+            r"step gave no reward of \['coach'\], who acted",
+        ),
+        (
+            "step",
+            lambda env, seen, rewards, *rest: (seen, {**rewards, "nobody": 9.0}, *rest),
+            "agent 'nobody' is not one of possible_agents",
+        ),
+        (
+            "step",
+            lambda env, seen, rewards, ends, cuts, infos: (seen, rewards, ends, {}, infos),
+            r"step gave no truncation of \['runner', 'coach'\], who acted",
+        ),
+        ("step", without_agents, r"\['runner', 'coach'\] left self.agents without an end"),
+        (
+            "step",
+            lambda env, seen, rewards, *_: (
+                dict.fromkeys(seen),
+                rewards,
+                dict.fromkeys(rewards, True),
+                dict.fromkeys(rewards, False),
+                {},
+            ),
+            r"the episode ended without observations of \['runner', 'coach'\]",
+        ),
+        (
+            "step",
+            lambda env, *result: (*result[:4], {"runner": {"action_mask": np.ones(3)}}),
+            None,
+        ),
+        (
+            "step",
+            lambda env, seen, *rest: ({**seen, "runner": np.zeros((2, 1))}, *rest),
+            r"an observation has shape \(2, 1\), but must have Box",
+        ),
+        (
+            "step",
+            lambda env, seen, *rest: ({**seen, "coach": -1}, *rest),
+            r"an observation is -1, but must be in Discrete\(4\)",
         ),
     ],
 )
-def test_what_breaks_the_api_is_named(method, fault, words: str) -> None:
-    with pytest.raises(ValueError, match=words):
+def test_what_breaks_the_api_is_named(method, fault, words: str | None) -> None:
+    """Without words: masks are wanted anyway where agents have unequal numbers of actions."""
+    expected = contextlib.nullcontext() if words is None else pytest.raises(ValueError, match=words)
+    with expected:
         PettingZooTeam(Wrong(method, fault)).step(np.array([0, 0]))
+
+
+def test_an_agent_that_comes_back_in_the_episode_is_named() -> None:
+    class Undead(Relay):
+        def step(self, actions):
+            result = super().step(actions)
+            self.agents = list(self.possible_agents)
+            return result
+
+    team, _ = start(Undead(leave=1, length=9))
+    team.step(np.array([1, 0]))
+    with pytest.raises(ValueError, match=r"\['runner'\] play on although they had left"):
+        team.step(np.array([1, 0]))
 
 
 @pytest.mark.parametrize(
