@@ -17,7 +17,7 @@
 set -euo pipefail
 
 processes=${SLURM_GPUS_ON_NODE:-$SLURM_CPUS_PER_TASK}
-first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | sed -n 1p) # head would break the pipe
 port=$((20000 + SLURM_JOB_ID % 10000)) # jobs that share a machine must not meet
 
 # --signal: two minutes before its time is over, every process is told to save and end (torchrun allows 30 seconds).
