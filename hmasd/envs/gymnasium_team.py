@@ -125,6 +125,8 @@ class GymnasiumTeam:
 
     def _ends(self, terminated: Any, truncated: Any) -> tuple[bool, bool]:
         """Whether the episode ended by the task, and whether by the clock."""
+        if isinstance(terminated, bool) and isinstance(truncated, bool):  # most games, and quicker
+            return terminated, truncated and not terminated
         by_task = self._flags("terminated", terminated)
         by_clock = self._flags("truncated", truncated)
         over = bool((by_task | by_clock).all())

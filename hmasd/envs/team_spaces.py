@@ -154,7 +154,9 @@ class TeamSpaces:
         sizes = [int(np.prod(space.shape or ())) for space in self._action_spaces]
         bounded = [bounds is not None for bounds in self._bounds]
         half = [
-            isinstance(space, Box) and space.is_bounded("below") != space.is_bounded("above")
+            isinstance(space, Box)
+            and not space.is_bounded()
+            and bool((np.isfinite(space.low) | np.isfinite(space.high)).any())
             for space in self._action_spaces
         ]
         if any(half):
@@ -204,7 +206,7 @@ def _bounds(space: Space) -> _Bounds | None:
     if not isinstance(space, Box) or not space.is_bounded():
         return None
     low, high = space.low, space.high
-    if not np.isfinite(high.astype(np.float32) - low.astype(np.float32)).all():
+    if (np.subtract(high, low, dtype=np.float64) > np.finfo(np.float32).max).any():
         return None
     return _Bounds(low, high, (high + low) / 2, (high - low) / 2)
 

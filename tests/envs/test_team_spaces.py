@@ -78,6 +78,43 @@ def test_boxes_without_bounds_are_passed_on() -> None:
     assert np.isinf(spaces.action_space.high).all() and spaces.notes == []
 
 
+def test_boxes_with_one_bound_are_cut_off_there_and_said_so() -> None:
+    low, high = np.array([0, -np.inf], np.float32), np.array([np.inf, 1], np.float32)
+    spaces = TeamSpaces([ONE], [Box(low, high)])
+    own = spaces.own_action(0, np.array([-7, 7], np.float32))
+    assert own.tolist() == [0, 1]
+    assert spaces.own_action(0, np.array([7, -7], np.float32)).tolist() == [7, -7]
+    assert any("one bound" in note for note in spaces.notes)
+
+
+@pytest.mark.parametrize(("low", "high", "own"), [(0, np.inf, 0), (-np.inf, 1, -7)])
+def test_half_bounded_boxes_leave_a_note(low: float, high: float, own: float) -> None:
+    spaces = TeamSpaces([ONE], [Box(low, high, (1,))])
+    assert spaces.own_action(0, np.array([-7], np.float32)).tolist() == [own]
+    assert any("one bound" in note for note in spaces.notes)
+
+
+def test_bounds_too_far_apart_to_stretch_to_are_none() -> None:
+    most = np.finfo(np.float32).max
+    spaces = TeamSpaces([ONE], [Box(-most, most, (1,))])
+    assert spaces.own_action(0, np.array([0.5], np.float32)).tolist() == [0.5]
+
+
+@pytest.mark.parametrize(
+    ("space", "value", "words"),
+    [
+        (Box(0, 255, (2, 2), np.uint8), np.full((2, 2), 0.5), "came as float64, not as uint8"),
+        (Box(-1, 1, (4, 2)), np.zeros((2, 4)), r"has shape \(2, 4\), but must have Box"),
+        (Discrete(3), 5, r"an observation is 5, but must be in Discrete\(3\)"),
+        (MultiDiscrete([2, 2]), np.array([0, 2]), "but must be in MultiDiscrete"),
+    ],
+)
+def test_observations_that_are_not_in_their_space_are_named(space, value, words: str) -> None:
+    spaces = TeamSpaces([space], [ONE])
+    with pytest.raises(ValueError, match=words):
+        spaces.flatten([value])
+
+
 @pytest.mark.parametrize(
     ("obs_spaces", "action_spaces", "words"),
     [
