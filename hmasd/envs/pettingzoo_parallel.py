@@ -161,6 +161,13 @@ class PettingZooTeam:
         Raises:
             ValueError: it did not; what is missing, of whom.
         """
+        if not rewards.keys() == terminated.keys() == truncated.keys() == acted.keys():
+            self._check_told(acted, rewards, terminated, truncated)
+        if self._gone or self._env.agents != list(acted):
+            self._check_players(acted, terminated, truncated)
+
+    def _check_told(self, acted: Any, rewards: Any, terminated: Any, truncated: Any) -> None:
+        """Nobody who acted is left out, nobody unknown is rewarded; raises as `_check`."""
         parts = (("reward", rewards), ("termination", terminated), ("truncation", truncated))
         for what, part in parts:
             missing = [name for name in acted if name not in part]
@@ -168,6 +175,9 @@ class PettingZooTeam:
                 raise ValueError(f"step gave no {what} of {missing}, who acted; give each its own")
         for name in rewards:
             self._number(name)
+
+    def _check_players(self, acted: Any, terminated: Any, truncated: Any) -> None:
+        """Who left has an end, and who had left stays away; raises as `_check`."""
         playing = set(self._env.agents)
         silent = [
             name
