@@ -44,7 +44,7 @@ PER_DECISION = PER_STEP**INTERVAL  # gamma^k: what `high_discount` "smdp" counts
 SETTINGS: dict[str, dict[str, Any]] = {
     "gamma per decision (paper)": {"gamma": PER_STEP, "novelty_coef": 0.0},
     "gamma per step (smdp)": {"gamma": PER_DECISION, "novelty_coef": 0.0},
-    "gamma per step, novelty": {"gamma": PER_DECISION, "novelty_coef": 1.0, "novelty_start": 0},
+    "gamma per step, novelty": {"gamma": PER_DECISION, "exploration_start": 20_000},
 }
 
 

@@ -1,11 +1,11 @@
 """A new coordinator on the skills of a checkpoint, which stay as they are: seconds, not minutes.
 
     python benchmarks/coordinator_on_skills.py models/hmasd_sync_enhanced_1000000.pth \
-        --total-steps 1000000 --novelty-start 0
+        --total-steps 1000000
 
 Whether the coordinator finds what the skills make possible, without the time that learning them
 takes. The run is the checkpoint's, with the flags that are given; its coordinator begins anew, and
-the discoverer and the discriminators do not learn. Prints ten lines of what the rounds said.
+it explores all the time, so the skills do not learn. Prints ten lines of what the rounds said.
 """
 
 from __future__ import annotations
@@ -23,22 +23,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 
 from hmasd import checkpoint
-from hmasd.agent import HMASDAgent
-from hmasd.algorithm.optimization import Metrics
+from hmasd.algorithm.exploration import Exploration
 from hmasd.cli import load_config
 from hmasd.config import Config
 from hmasd.training.loop import Trainer
-from hmasd.types import LowRollout, TensorView
 
 TAGS = ("rollout/episodes", "rollout/success", "high/entropy_agent", "high/novelty")
-
-
-def decide_only(
-    agent: HMASDAgent, rollout: LowRollout, next_view: TensorView, living: float
-) -> Metrics:
-    """In the place of the low level's update."""
-    agent._decide_where_due(next_view)
-    return {}
 
 
 def train(config: Config, networks: dict[str, torch.Tensor]) -> list[dict[str, float]]:
@@ -48,7 +38,7 @@ def train(config: Config, networks: dict[str, torch.Tensor]) -> list[dict[str, f
         config: of the run.
         networks: whose parameters, but for the coordinator's, are taken.
     """
-    with mock.patch.object(HMASDAgent, "_update_discoverer", decide_only):
+    with mock.patch.object(Exploration, "is_on", lambda *_: True):
         trainer = Trainer(config)
         own = trainer.agent.networks.state_dict()
         high = {name: x for name, x in own.items() if name.startswith(("coordinator", "high"))}

@@ -13,6 +13,7 @@ from hmasd import checkpoint
 from hmasd.algorithm.coordinator import Coordinator
 from hmasd.algorithm.discoverer import Discoverer, RoundTail, critic_pass
 from hmasd.algorithm.discriminators import Discriminators
+from hmasd.algorithm.exploration import Exploration
 from hmasd.algorithm.intrinsic import chance_offset, mix_rewards
 from hmasd.algorithm.novelty import Novelty
 from hmasd.algorithm.optimization import Metrics, read
@@ -69,8 +70,8 @@ class HMASDAgent:
 
     def _build_updaters(self, env: BatchedEnv) -> None:
         config, nets, ranks = self.config, self.networks, self.ranks
-        novelty = None
-        if config.novelty_coef > 0 and self._coordinator_learns:
+        self.exploration, novelty = Exploration(config.exploration_start), None
+        if config.novelty_coef > 0 and config.exploration_start > 0 and self._coordinator_learns:
             novelty = Novelty(env.state_size, config.seed, self.device, ranks)
         self.coordinator = Coordinator(
             config, nets.coordinator, nets.high_normalizer, ranks, novelty
@@ -164,6 +165,16 @@ class HMASDAgent:
         """Whether skills are chosen by the coordinator, and so its segments are kept."""
         return self.config.high_level == "coordinator"
 
+    @property
+    def _explores(self) -> bool:
+        """Whether the coordinator explores in the round that is learned from."""
+        return self._coordinator_learns and self.exploration.is_on(self.env_steps)
+
+    @property
+    def _skills_pause(self) -> bool:
+        """Whether the skills stay as they are; those that earn the team reward never do."""
+        return self._explores and self.config.extrinsic_coef == 0
+
     # --- collecting ---------------------------------------------------------------------------
 
     def observe(self, view: EnvView) -> TensorView:
@@ -209,8 +220,9 @@ class HMASDAgent:
         next_view = final = self.observe(step.view)
         if (step.terminated | step.truncated).any():  # elsewhere the two are equal
             final = self.observe(EnvView(step.final_obs, step.final_state))
-        reward, terminated, truncated = (
-            torch.from_numpy(x).clone() for x in (step.reward, step.terminated, step.truncated)
+        reward, terminated, truncated, success = (
+            torch.from_numpy(x).clone()
+            for x in (step.reward, step.terminated, step.truncated, step.success)
         )
         reward = reward.to(self.team.dtype)
         self.low_storage.append(
@@ -220,6 +232,7 @@ class HMASDAgent:
                 "reward": reward,
                 "terminated": terminated,
                 "truncated": truncated,
+                "success": success,
                 "next_obs": final.obs,
                 "next_state": final.state,
             },
@@ -265,11 +278,16 @@ class HMASDAgent:
         """Update the networks on the full round and empty the storages that were used."""
         assert self._next_view is not None, "a full round has a last step"
         rollout = self.low_storage.rollout(self.policy_version)
-        lost, closed, living = self.ranks.totals(
+        ended = rollout.terminated | rollout.truncated
+        lost, closed, living, *episodes = self.ranks.totals(
             self._forget_lost(),
             self.high_storage.num_closed,
             1.0 if rollout.alive is None else float(rollout.alive.sum()),
+            float(ended.sum()),
+            float(rollout.success.sum()),
         )
+        self.exploration.hear(*episodes)
+        self._follow_wins(self.exploration.success)
         metrics = self._round_metrics(rollout, living)
         metrics["sync/discarded_samples"] = lost * self.low_storage.length
         metrics["Buffer/high_level_buffer_size"] = closed
@@ -282,6 +300,14 @@ class HMASDAgent:
         self.high_storage.end_round()
         return numbers
 
+    def _follow_wins(self, success: float) -> None:
+        """Learn more carefully the more is won, and let the coordinator keep all skills in use."""
+        config = self.config
+        for learner in self._learners:
+            learner.size_steps(1 + (config.winning_step - 1) * success)
+        share = 1 + (config.losing_entropy - 1) * (1 - success)
+        self.coordinator.entropy_coef = share * config.high_entropy_coef
+
     def _update_discoverer(
         self, rollout: LowRollout, next_view: TensorView, living: float
     ) -> Metrics:
@@ -290,8 +316,8 @@ class HMASDAgent:
         self._decide_where_due(next_view)
         passed = critic_pass(self.networks.critic, rollout, self._tail())
         self._keep_critic_hidden(passed.last_hidden)
-        if living == 0:
-            return {}  # every env was lost
+        if living == 0 or self._skills_pause:  # living 0: every env was lost
+            return {}
         parts = self._intrinsic_rewards(rollout)
         weights = counting(rollout, self.device, self.team.dtype)
         metrics = reward_metrics(parts, weights, self.ranks)
@@ -353,8 +379,8 @@ class HMASDAgent:
 
     def _learn_from(self, segments: HighRollout) -> Metrics:
         """The coordinator's update on the closed segments, which are forgotten then."""
-        pays_novelty = self.env_steps >= self.config.novelty_start
-        metrics = self.coordinator.update(self.coordinator.prepare(segments, pays_novelty))
+        batch = self.coordinator.prepare(segments, self._explores)
+        metrics = self.coordinator.update(batch)
         self.high_storage.clear()
         return metrics | {
             "high/segments": self.ranks.total(len(segments.env)),
@@ -374,6 +400,8 @@ class HMASDAgent:
             "sync/policy_lag": float((self.policy_version - versions).max()),
             "sync/coordinator_version": float(self.coordinator_version),
         }
+        if self._coordinator_learns:
+            metrics["high/explores"] = float(self._explores)
         if living > 0:
             weights = counting(rollout, self.device, self.team.dtype)
             metrics |= skill_metrics(rollout, self._num_skills, weights, self.ranks)
@@ -390,6 +418,7 @@ class HMASDAgent:
             "generators": {name: g.get_state() for name, g in self.generators.items()},
             "gate": self.gate.state_dict(),
             "noise_scale": self.discoverer.noise_scale.state_dict(),
+            "success": self.exploration.success,
             "coordinator_version": self.coordinator_version,
             "env_steps": self.env_steps,
             "team": self.team.state_dict(),
@@ -420,6 +449,7 @@ class HMASDAgent:
             generator.set_state(state["generators"][name])
         self.gate.load_state_dict(state["gate"])
         self.discoverer.noise_scale.load_state_dict(state["noise_scale"])
+        self.exploration.success = state["success"]
         self.coordinator_version = state["coordinator_version"]
         self.env_steps = state["env_steps"]
         self.team.load_state_dict(state["team"])

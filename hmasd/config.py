@@ -62,12 +62,12 @@ class Config:
     """Steps between two decisions of the coordinator [k]. The clock restarts with the episode."""
     num_team_skills: int = 2
     """Team skills Z to discover [n_Z]."""
-    num_agent_skills: int = 8
+    num_agent_skills: int = 12
     """Individual skills z to discover [n_z]."""
     skill_input: Literal["input", "output"] = "output"
     """Where the skill enters the discoverer: joined to the observation ('input'), or to the last
     layer's input ('output': an additive preference over actions, learned sooner on small games)."""
-    skill_gain: float = 1.0
+    skill_gain: float = 3.0
     """Scale of the initial weights by which a skill at the output prefers actions. 0.01 (paper):
     all skills start alike; 1: every skill starts as a random walk with a drift of its own."""
     critic_head: Literal["team", "skill"] = "skill"
@@ -104,19 +104,26 @@ class Config:
     is the plain sum and gamma counts once per decision, so that wasting one costs hardly anything,
     and greedy play may repeat a choice that leads nowhere."""
     novelty_coef: float = 1.0
-    """Weight of a bonus in the coordinator's reward for states that stand out as new: by how much
-    the novelty (1 to 0) of the state that a segment leads to exceeds what is usual in its batch.
-    It draws the coordinator to what was hardly ever seen, such as a thing collected, where the team
-    reward needs more steps in a row than chance makes; it fades as 1 / sqrt(visits). 0: none
-    (paper)."""
-    novelty_start: int = 1_000_000
-    """Env steps from which on the bonus is paid, and states are remembered. Before the skills are
-    there, what is new is where they wander, and a coordinator that chooses those starves the
-    others."""
+    """Weight of a bonus in the coordinator's reward, while it explores, for states that stand out
+    as new: by how much the novelty (1 to 0) of the state that a segment leads to exceeds what is
+    usual in its batch. It draws the coordinator to what was hardly ever seen, such as a thing
+    collected, where the team reward needs more steps in a row than chance makes; it fades as
+    1 / sqrt(visits). 0: none."""
+    exploration_start: int = 500_000
+    """Env steps after which the coordinator explores for half as many, unless half of the last 100
+    episodes are won; training as before goes on until the steps have doubled, and so on: from 500
+    to 750 thousand, 1 to 1.5 million, 2 to 3, ... While the coordinator explores, the bonus is paid
+    and the skills pause: it finds its way among skills that stay as they are, where it is lost
+    among moving ones. (Skills that earn the team reward themselves do not pause.) In between they
+    move on, and the next time it finds others. 0: it never explores (paper)."""
 
     # --- optimisation -------------------------------------------------------------------------
     learning_rate: float = 1e-3
     """Adam's step size, for all networks."""
+    winning_step: float = 0.3
+    """Share of the step size that is left when all of the last 100 episodes were won; in between it
+    falls with the share of wins. "Win or learn fast" (Bowling & Veloso 2002): what wins together
+    should not move on from each other. 1: the step size never falls (paper)."""
     adam_eps: float = 1e-5
     """Adam's epsilon."""
     max_grad_norm: float = 10.0
@@ -141,6 +148,11 @@ class Config:
     """GAE's lambda."""
     high_entropy_coef: float = 0.1
     """Weight of the coordinator's entropy [lambda_h]."""
+    losing_entropy: float = 0.3
+    """Share of high_entropy_coef that counts while none of the last 100 episodes was won; it grows
+    with the share of wins. A coordinator that searches has to follow what is rare; one that wins
+    has to keep all skills in use, or nothing keeps the others in their places. 1: all of it counts
+    (paper)."""
     low_entropy_coef: float = 0.015
     """Weight of the discoverer's entropy [lambda_l]."""
     advantage_floor: float = 0.1
@@ -154,6 +166,10 @@ class Config:
     """Gradient steps of each discriminator per round, each on as many pairs as a round holds."""
     discriminator_rounds: int = 10
     """Rounds whose pairs the discriminators learn from; 1: this round's only."""
+    discriminator_balance: bool = True
+    """Every skill counts alike for the discriminators, however seldom the coordinator chooses it:
+    those that it does without keep the others in their places. False: every pair counts alike
+    (paper)."""
 
     compare_interval: int = 100
     """Rounds between two comparisons of the parameters of all processes of a run (torchrun); a

@@ -83,7 +83,10 @@ _PAPER_COMMON: dict[str, Any] = {  # Table 1, and what MAPPO's and the authors' 
     "reset_hidden_on_skill": False,
     "intrinsic_offset": "none",
     "high_discount": "paper",
-    "novelty_coef": 0.0,
+    "exploration_start": 0,
+    "winning_step": 1.0,
+    "losing_entropy": 1.0,
+    "discriminator_balance": False,
     "coordinator_kl_limit": 0.0,
 }
 
@@ -135,6 +138,7 @@ _MAPPO: dict[str, Any] = {  # the discoverer with one skill and only the team re
     "team_coef": 0.0,
     "individual_coef": 0.0,
     "critic_head": "team",
+    "skill_gain": 0.01,  # of the only skill: no preference at the start
     "low_entropy_coef": 0.01,
 }
 
@@ -149,7 +153,10 @@ CHANGES: dict[str, dict[str, Any]] = {
         "high_level_batch_size": 1,  # every round
         "high_entropy_coef": 0.01,
         "advantage_floor": 0.0,
-        "novelty_coef": 0.0,
+        "exploration_start": 0,
+        "winning_step": 1.0,
+        "losing_entropy": 1.0,
+        "discriminator_balance": False,
         "coordinator_kl_limit": 0.0,
     },
     # the paper's ablations; on Alice_and_Bob its own setting already has lambda_e = 0

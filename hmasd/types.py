@@ -61,8 +61,8 @@ class EnvStep(NamedTuple):
 
 
 HOST_FIELDS = {
-    *("env", "envs", "reward", "terminated", "truncated", "ended", "restart", "alive"),
-    *("length", "cut", "policy_version", "coordinator_version", "discarded"),
+    *("env", "envs", "reward", "terminated", "truncated", "success", "ended", "restart"),
+    *("alive", "length", "cut", "policy_version", "coordinator_version", "discarded"),
 }
 """Fields of everything below that stay on the host (rewards, ends, who lives, which version): few
 numbers, by which it decides what comes next without waiting for the networks' device, where the
@@ -114,6 +114,7 @@ class LowRollout(NamedTuple):
     reward: Tensor  # [T, E]
     terminated: Tensor  # [T, E] bool
     truncated: Tensor  # [T, E] bool
+    success: Tensor  # [T, E] bool, the episode ended in this step and reached its goal
     next_obs: Tensor  # [T, E, N, O] o_{t+1} of the same episode
     next_state: Tensor  # [T, E, S] s_{t+1} of the same episode
     actor_hidden: Tensor  # [T / chunk, E, N, d] GRU state before every chunk

@@ -24,6 +24,7 @@ AT_LEAST_ZERO = frozenset(
         "env_restarts",
         "samples_at_once",
         "compare_interval",
+        "exploration_start",
     }
 )
 """Whole numbers that may be 0; all others must be at least 1."""
@@ -34,7 +35,7 @@ POSITIVE = frozenset(
     }
 )
 """Numbers that must be more than 0; all others must be at least 0."""
-FRACTIONS = frozenset({"gamma", "gae_lambda"})
+FRACTIONS = frozenset({"gamma", "gae_lambda", "winning_step", "losing_entropy"})
 """Numbers that must be at most 1 as well."""
 OUTPUT_FOLDERS = ("models", "logs", "tf-logs", "runs")
 

@@ -246,7 +246,7 @@ def test_a_new_coordinator_learns_on_skills_that_stay_as_they_are(tmp_path):
 
 def test_the_coordinators_settings_differ_in_its_reward_alone():
     configs = [coordinator_alone.settings_of(name, 1) for name in coordinator_alone.SETTINGS]
-    same = {"gamma": 0.99, "novelty_coef": 0.0, "novelty_start": 0}
+    same = {"gamma": 0.99, "novelty_coef": 0.0, "exploration_start": 0}
     reset = {replace(config, **same) for config in configs}
     assert len(reset) == 1
     assert len(set(configs)) == 3

@@ -62,7 +62,8 @@ CASES: dict[str, tuple[dict[str, Any], Callable[[int], ToyEnv]]] = {
     "state restarts": ({"reset_hidden_on_skill": True, "discriminator_rounds": 1}, Counter),
     "random skills": ({"high_level": "random"}, Counter),
     "actions as skills": ({"low_level": "action", "skill_interval": 1}, AnyAction),
-    "slices": ({"samples_at_once": 8}, Counter),
+    # With balance the slices' weights are known on the device alone: see `in_parts`.
+    "slices": ({"samples_at_once": 8, "discriminator_balance": False}, Counter),
     "lost envs": ({}, lambda n: Lossy(n, 6, {3: (1,), 8: (0, 1, 2, 3)})),
 }
 
@@ -105,7 +106,10 @@ def test_a_lock_step_waits_once_and_an_update_once(gpu: FakeGPU, name: str) -> N
     [
         ({"coordinator_kl_limit": 0.0}, 1),
         ({"coordinator_kl_limit": 0.05}, 3),  # whether to make the second pass, and the third
-        ({"coordinator_kl_limit": 0.0, "novelty_start": 0}, 2),  # rewards are counted on the host
+        (
+            {"coordinator_kl_limit": 0.0, "exploration_start": ON_GPU.batch_size},
+            2,
+        ),  # rewards are counted on the host
     ],
 )
 def test_what_the_coordinator_decides_by_is_waited_for(

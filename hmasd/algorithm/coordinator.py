@@ -54,6 +54,7 @@ class Coordinator:
         self.network = network
         self.normalizer = normalizer
         self.novelty = novelty
+        self.entropy_coef = config.high_entropy_coef
         self.learner = Learner("coordinator", network, config, ranks)
 
     def prepare(self, segments: HighRollout, pays_novelty: bool = False) -> HighBatch:
@@ -198,7 +199,7 @@ class Coordinator:
                 batch.weight,
             )
             entropy = weighted_mean(scores.entropy, batch.weight)
-            loss = policy.loss + config.value_coef * value - config.high_entropy_coef * entropy
+            loss = policy.loss + config.value_coef * value - self.entropy_coef * entropy
             yield loss, share
             ratio_errors.append(policy.ratio_error)
             moved.append(share * policy.kl)

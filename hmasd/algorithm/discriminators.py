@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
+import math
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -99,14 +100,24 @@ class PairHistory:
             return dict(self._memory)
         return {name: memory.index_select(0, places) for name, memory in self._memory.items()}
 
-    def weights(self, places: Tensor | None) -> tuple[float, float]:
-        """How many of the pairs at places count: steps where any agent lives, and living agents."""
-        alive = self._memory.get("alive")
-        if alive is not None:
-            alive = alive if places is None else alive.index_select(0, places)
-            return float(alive.any(-1).sum()), float(alive.sum())
-        num_pairs = self.capacity if places is None else len(places)
-        return float(num_pairs), float(num_pairs * self._memory["agent_skills"].shape[-1])
+    def counts(self, places: Tensor | None, num_skills: tuple[int, int]) -> Tensor:
+        """How many of the pairs at places count for each skill: [n_Z + n_z] float64.
+
+        A step counts for its team skill where any agent lives, and for the skills of those living.
+        """
+        wanted = {
+            name: self._memory[name]
+            for name in ("team_skill", "agent_skills", "alive")
+            if name in self._memory
+        }
+        pairs = {
+            name: x if places is None else x.index_select(0, places) for name, x in wanted.items()
+        }
+        team, agents = pairs["team_skill"], pairs["agent_skills"]
+        alive = pairs.get("alive", torch.ones_like(agents)).double()
+        counts = alive.new_zeros(sum(num_skills))
+        counts.scatter_add_(0, team, alive.amax(-1))
+        return counts.scatter_add_(0, num_skills[0] + agents.flatten(), alive.flatten())
 
     def _here(self, index: Tensor) -> Tensor:
         """Of places among all ranks' pairs, those of this rank's, as places among its own."""
@@ -129,6 +140,13 @@ class PairHistory:
 def _unwritten(name: str, like: Tensor, capacity: int) -> Tensor:
     """[capacity, ...] for rows like these; of rounds that did not say who lives, all did."""
     return like.new_full((capacity, *like.shape[1:]), name == "alive")
+
+
+class Weighing(NamedTuple):
+    """What pairs count for a network."""
+
+    of_skill: Tensor | None  # [n] what a pair of each skill weighs; None: all weigh 1
+    total: float | None  # what all ranks' pairs weigh; None: nobody needs to know
 
 
 class Discriminators:
@@ -174,14 +192,13 @@ class Discriminators:
         metrics: Metrics = {}
         means = Means(*self._metric_names(), ranks=self.ranks)
         draws = [self.history.draw(generator) for _ in range(self.config.discriminator_epochs)]
-        totals = self._totals(draws)
-        for draw, team_total, individual_total in zip(draws, totals, totals, strict=True):
+        for draw, of_team, of_agents in zip(draws, *self._weighing(draws), strict=True):
             pairs, steps = self.history.at(draw), []
             if self.team_counts:
-                steps += [(self.team_learner, self._team_losses(pairs, means, team_total))]
+                steps += [(self.team_learner, self._team_losses(pairs, means, of_team))]
             if self.individual_counts:
-                losses = self._individual_losses(pairs, means, individual_total)
-                steps += [(self.individual_learner, losses)]
+                found = self._individual_losses(pairs, means, of_agents)
+                steps += [(self.individual_learner, found)]
             step_together(*steps)
         if self.team_counts:
             metrics["disc/team_grad_norm"] = self.team_learner.mean_norm()
@@ -192,33 +209,39 @@ class Discriminators:
         return metrics | means.result("disc")
 
     def _parts(
-        self, pairs: dict[str, Tensor], skill: str, total: float | None
+        self, pairs: dict[str, Tensor], skill: str, weighing: Weighing
     ) -> list[Part[dict[str, Tensor]]]:
-        """The pairs as they go through a network, each with the weight that its skill has.
-
-        `total`: what all ranks' pairs weigh.
-        """
-        weights = {}
+        """The pairs as they go through a network, each with what it weighs."""
+        weights: list[Tensor] = []
         if "alive" in pairs:  # a step counts for the team if any agent lives
             alive = pairs["alive"].to(pairs["obs"].dtype)
-            weights["weight"] = alive.amax(-1) if skill == "team_skill" else alive
-        pairs = {**pairs, **weights}
+            weights.append(alive.amax(-1) if skill == "team_skill" else alive)
+        if weighing.of_skill is not None:
+            weights.append(weighing.of_skill.to(pairs["obs"].dtype)[pairs[skill]])
+        if weights:
+            pairs = {**pairs, "weight": math.prod(weights[1:], start=weights[0])}
         cut = (
             {name: x[rows] for name, x in pairs.items()}
             for rows in slices(len(pairs[skill]), self.config.samples_at_once)
         )
         weighed = ((part, total_weight(part.get("weight"), part[skill])) for part in cut)
-        return in_parts(weighed, self.ranks, total)
+        return in_parts(weighed, self.ranks, weighing.total)
 
-    def _totals(self, draws: list[Tensor | None]) -> Iterator[float | None]:
-        """What the pairs of all ranks weigh, per draw for the team's and the individuals' network.
-
-        Alone nobody needs to know beforehand, and to ask the device would be to wait for it.
-        """
-        if self.ranks.world_size == 1:
-            return itertools.repeat(None, 2 * len(draws))
-        weights = [weight for draw in draws for weight in self.history.weights(draw)]
-        return iter(self.ranks.totals(*weights))
+    def _weighing(self, draws: list[Tensor | None]) -> list[list[Weighing]]:
+        """What the pairs of each draw weigh for the team's network, and for the individuals'."""
+        balance, alone = self.config.discriminator_balance, self.ranks.world_size == 1
+        if alone and not balance:
+            return [[Weighing(None, None)] * len(draws)] * 2
+        num_skills = self.config.num_team_skills, self.config.num_agent_skills
+        counts = torch.stack([self.history.counts(draw, num_skills) for draw in draws])
+        found = []
+        for of_kind in self.ranks.sum(counts).split(num_skills, dim=-1):
+            weights = losses.balance(of_kind) if balance else torch.ones_like(of_kind)
+            # Alone nobody needs the totals, and to ask the device for them would be to wait for it.
+            totals = [None] * len(draws) if alone else (of_kind * weights).sum(-1).tolist()
+            of_skill = weights if balance else [None] * len(draws)
+            found.append([Weighing(*pair) for pair in zip(of_skill, totals, strict=True)])
+        return found
 
     def _metric_names(self) -> list[str]:
         trained = ("team", self.team_counts), ("individual", self.individual_counts)
@@ -226,10 +249,10 @@ class Discriminators:
         return [f"{name}_{kind}" for name, counts in trained if counts for kind in kinds]
 
     def _team_losses(
-        self, pairs: dict[str, Tensor], means: Means, total: float | None
+        self, pairs: dict[str, Tensor], means: Means, weighing: Weighing
     ) -> Iterator[tuple[Tensor, float]]:
         """The loss of each part and its share; notes what it is made of."""
-        for part, weight, share in self._parts(pairs, "team_skill", total):
+        for part, weight, share in self._parts(pairs, "team_skill", weighing):
             logits, roughness = self._score(self.team, part, "state", ())
             team = losses.skill_loss(logits, part["team_skill"], part.get("weight"))
             yield team.loss + roughness, share
@@ -238,10 +261,10 @@ class Discriminators:
             )
 
     def _individual_losses(
-        self, pairs: dict[str, Tensor], means: Means, total: float | None
+        self, pairs: dict[str, Tensor], means: Means, weighing: Weighing
     ) -> Iterator[tuple[Tensor, float]]:
         """The loss of each part and its share; notes what it is made of."""
-        for part, weight, share in self._parts(pairs, "agent_skills", total):
+        for part, weight, share in self._parts(pairs, "agent_skills", weighing):
             skills = part["team_skill"].unsqueeze(-1).expand_as(part["agent_skills"])
             logits, roughness = self._score(self.individual, part, "obs", (skills,))
             individual = losses.skill_loss(logits, part["agent_skills"], part.get("weight"))

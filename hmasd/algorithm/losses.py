@@ -12,6 +12,8 @@ from hmasd.distributed import ALONE, Ranks
 from hmasd.kernels.compiled import compiled
 from hmasd.modules.distributions import score_categorical
 
+HEAVIEST = 10.0  # times the weight of a pair whose skill is chosen as often as others
+
 
 class PolicyLoss(NamedTuple):
     """The clipped surrogate and how far the policy has moved; scalars."""
@@ -101,6 +103,18 @@ def skill_loss(logits: Tensor, skill: Tensor, weight: Tensor | None = None) -> S
         right = (logits.argmax(-1) == skill).to(logits.dtype)
         accuracy = weighted_mean(right, weight)
     return SkillLoss(-weighted_mean(score_categorical(logits, skill).logp, weight), accuracy)
+
+
+def balance(counts: Tensor) -> Tensor:
+    """What a pair of each skill weighs so that all skills weigh alike: [..., n] for so many pairs.
+
+    log q(z | s) then measures where skills lead against the uniform choice among them, whatever
+    the coordinator chooses; with its choice as the prior, what is chosen often is learned best and
+    chosen more often still (Eysenbach et al., ICLR 2019, section 3.1). A pair weighs at most
+    `HEAVIEST`, so that a few of them do not make up the whole gradient.
+    """
+    mean = counts.sum(-1, keepdim=True) / counts.shape[-1]
+    return (mean / counts.clamp(min=1)).clamp(max=HEAVIEST)
 
 
 def _two_ends(both: Tensor, limit: float, weight: Tensor | None = None) -> bool:

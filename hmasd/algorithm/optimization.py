@@ -83,6 +83,7 @@ class Learner:
         self.name = name
         self.ranks = ranks
         self.network = network
+        self.learning_rate = config.learning_rate
         self.optimizer = ClippedAdam(
             _flatten(network), config.max_grad_norm, config.learning_rate, config.adam_eps
         )
@@ -95,6 +96,10 @@ class Learner:
         gradient = self.optimizer.flat.grad
         assert gradient is not None, "made with the flat parameters"
         return gradient
+
+    def size_steps(self, share: float) -> None:
+        """Let the steps from here on be this share of the learning rate."""
+        self.optimizer.adam.param_groups[0]["lr"] = share * self.learning_rate
 
     def step(self, losses: Iterable[tuple[Tensor, float]]) -> None:
         """One gradient step on this network alone; see `step_together`."""

@@ -36,6 +36,7 @@ TAGS: dict[str, str] = {
     "high/segments": "segments in the coordinator's batch",
     "high/segment_length": "mean steps of a segment",
     "high/cut_share": "share of the segments that the coordinator's update cut short",
+    "high/explores": "1 where the coordinator explored in the round (exploration_start), else 0",
     "low/policy_loss": "clipped surrogate of the discoverer's actor",
     "low/value_loss": "clipped Huber loss of the discoverer's critic",
     "low/entropy": "mean entropy of the actions",

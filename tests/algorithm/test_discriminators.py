@@ -171,6 +171,43 @@ def test_pairs_of_real_rounds_belong_together() -> None:
 # --- scores and updates --------------------------------------------------------------------------
 
 
+def test_counts_by_hand() -> None:
+    """Rows 0 to 3 of two envs; Z = row, z = 2 row and 2 row + 1; agents that died do not count."""
+    rollout = identifiable(0, steps=2, envs=2)
+    history, kinds = PairHistory(1), (4, 8)
+    history.add(rollout)
+    assert history.counts(None, kinds).tolist() == [1.0] * 12
+    assert history.counts(torch.tensor([0, 3, 3]), kinds).tolist() == [
+        *(1, 0, 0, 2),
+        *(1, 1, 0, 0, 0, 0, 2, 2),
+    ]
+    alive = torch.tensor([[[1, 1], [1, 0]], [[0, 0], [0, 1]]], dtype=torch.bool)
+    history.add(rollout._replace(alive=alive))
+    assert history.counts(None, kinds).tolist() == [1, 1, 0, 1, 1, 1, 1, 0, 0, 0, 0, 1]
+
+
+@pytest.mark.parametrize("balance", [True, False])
+def test_a_skill_that_is_seldom_chosen_counts_like_the_others(balance: bool) -> None:
+    """In one place with 95 % of skill 0: balanced discriminators cannot tell, others guess it."""
+    config = replace(SMALL, num_agent_skills=2, discriminator_balance=balance, learning_rate=0.01)
+    player = Player(replace(config, discriminator_epochs=60, discriminator_rounds=1), Counter(4))
+    rollout = full_round(player)
+    seldom = torch.rand(rollout.agent_skills.shape, generator=generator()) < 0.05
+    same = rollout._replace(
+        agent_skills=seldom.long(),
+        team_skill=(torch.rand(rollout.team_skill.shape, generator=generator(1)) < 0.05).long(),
+        next_obs=torch.ones_like(rollout.next_obs),
+        next_state=torch.ones_like(rollout.next_state),
+    )
+    discriminators = player.agent.discriminators
+    discriminators.update(same, generator())
+    for logp, skill in zip(
+        discriminators.log_probs(same), (same.team_skill, same.agent_skills), strict=True
+    ):
+        rare = float(logp[skill == 1].exp().mean())
+        assert rare == pytest.approx(0.5 if balance else 0.05, abs=0.1 if balance else 0.05)
+
+
 def full_round(player: Player) -> LowRollout:
     player.collect()
     return player.agent.low_storage.rollout(player.agent.policy_version)

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from hmasd.algorithm.losses import (
+    HEAVIEST,
+    balance,
     explained_variance,
     huber,
     policy_loss,
@@ -137,6 +139,14 @@ def test_skill_loss_against_torch(float64: None) -> None:
 
 
 # --- explained variance --------------------------------------------------------------------------
+
+
+def test_balance_by_hand() -> None:
+    """40 pairs of 4 skills: 10 each would be even; one that nobody chose has no pair to weigh."""
+    weights = balance(torch.tensor([[20.0, 10.0, 8.0, 2.0], [39.0, 1.0, 0.0, 0.0]]))
+    torch.testing.assert_close(weights[0], torch.tensor([0.5, 1.0, 1.25, 5.0]))
+    torch.testing.assert_close(weights[1], torch.tensor([10 / 39, 10.0, 10.0, 10.0]))
+    assert balance(torch.tensor([1000.0, 1.0]))[1] == HEAVIEST  # 500.5 without the limit
 
 
 def test_explained_variance_by_hand() -> None:

@@ -114,9 +114,11 @@ class Learned(NamedTuple):
     metrics: dict[str, float]
 
 
-def two_updates(coef: float, monkeypatch: pytest.MonkeyPatch, start: int = 0) -> list[Learned]:
+def two_updates(
+    coef: float, monkeypatch: pytest.MonkeyPatch, start: int = SMALL.batch_size
+) -> list[Learned]:
     """At the first nothing was seen yet, so nothing stands out."""
-    config = replace(SMALL, high_level_batch_size=1, novelty_coef=coef, novelty_start=start)
+    config = replace(SMALL, high_level_batch_size=1, novelty_coef=coef, exploration_start=start)
     player = Player(config, Counter(4))
     coordinator = player.agent.coordinator
     found = []
@@ -162,7 +164,7 @@ def test_what_was_seen_is_saved_and_taken_over() -> None:
 
 def test_before_its_time_nothing_is_paid_or_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     """The second update is the first in which states are remembered: all are new."""
-    first, second = two_updates(1.0, monkeypatch, start=SMALL.batch_size + 1)
+    first, second = two_updates(1.0, monkeypatch, start=2 * SMALL.batch_size)
     assert torch.equal(first.reward, first.segments.reward)
     assert "high/novelty" not in first.metrics
     assert second.metrics["high/novelty"] == pytest.approx(1.0, rel=1e-5)

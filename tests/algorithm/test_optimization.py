@@ -37,6 +37,14 @@ def test_first_adam_step_by_hand() -> None:
     assert toy.network.weight[0].tolist() == pytest.approx([0.9, 1.1], abs=1e-5)
 
 
+def test_a_step_may_be_a_share_of_its_size_and_whole_again() -> None:
+    toy = learner()
+    for share, expected in ((0.3, [0.97, 1.03]), (1.0, [0.87, 1.13])):
+        toy.size_steps(share)
+        step(toy, (toy.network.weight * torch.tensor([[3.0, -4.0]])).sum())
+        assert toy.network.weight[0].tolist() == pytest.approx(expected, abs=1e-5)
+
+
 @pytest.mark.parametrize(("max_norm", "expected"), [(10.0, [3.0, -4.0]), (1.0, [0.6, -0.8])])
 def test_gradient_is_clipped_to_its_norm(max_norm: float, expected: list[float]) -> None:
     """The norm that is returned is the one before clipping."""
