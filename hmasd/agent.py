@@ -327,7 +327,29 @@ class HMASDAgent:
             metrics |= self.discoverer.measure_noise(actor_batch, *chunks_and_envs)
         metrics |= self.discoverer.update(actor_batch, critic_batch)
         metrics |= self.discriminators.update(rollout, self.generators["shuffle"])
+        if self._looks_for_twins:
+            metrics["skill/revived"] = self._revive()
         return metrics
+
+    @property
+    def _looks_for_twins(self) -> bool:
+        """Whether this round ends with a look at whether skills lead to the same place."""
+        config = self.config
+        return (
+            config.revival_interval > 0
+            and (self.policy_version + 1) % config.revival_interval == 0
+            and config.skill_input == "output"
+            and self.discriminators.individual_counts
+            and self.exploration.is_between(self.env_steps)
+        )
+
+    def _revive(self) -> float:
+        """Let the skill that is told from others worst begin anew; 0: all are told well enough."""
+        share, skill = self.discriminators.named().min(0)
+        if float(share) >= 1 / self.config.num_agent_skills:
+            return 0.0
+        self.networks.actor.body.begin_anew(int(skill), self.generators["skill"])
+        return 1.0
 
     def _tail(self) -> RoundTail:
         """What the round's first and last values stand on."""

@@ -100,6 +100,11 @@ class PairHistory:
             return dict(self._memory)
         return {name: memory.index_select(0, places) for name, memory in self._memory.items()}
 
+    def everything(self) -> dict[str, Tensor]:
+        """All pairs that are remembered, in no order."""
+        stored = min(self.pairs_added, self.capacity)
+        return {name: memory[:stored] for name, memory in self._memory.items()}
+
     def counts(self, places: Tensor | None, num_skills: tuple[int, int]) -> Tensor:
         """How many of the pairs at places count for each skill: [n_Z + n_z] float64.
 
@@ -207,6 +212,22 @@ class Discriminators:
             metrics["disc/individual_grad_norm"] = self.individual_learner.mean_norm()
             metrics["disc/individual_chance"] = 1 / self.config.num_agent_skills
         return metrics | means.result("disc")
+
+    @torch.no_grad()
+    def named(self) -> Tensor:
+        """How often each individual skill is named, of all ranks' pairs remembered: [n_z] float64.
+
+        1 where there are no pairs.
+        """
+        pairs, num_skills = self.history.everything(), self.config.num_agent_skills
+        skills = pairs["team_skill"].unsqueeze(-1).expand_as(pairs["agent_skills"])
+        logits = self.individual(pairs["obs"], skills)
+        alive = pairs.get("alive", torch.ones_like(skills)).double().flatten()
+        right = (logits.argmax(-1) == pairs["agent_skills"]).flatten() * alive
+        counts = alive.new_zeros(2, num_skills)
+        index = pairs["agent_skills"].flatten().expand(2, -1)
+        right, pairs_of = self.ranks.sum(counts.scatter_add_(1, index, torch.stack([right, alive])))
+        return torch.where(pairs_of > 0, right / pairs_of.clamp(min=1), 1.0)
 
     def _parts(
         self, pairs: dict[str, Tensor], skill: str, weighing: Weighing

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from hmasd.agent import HMASDAgent
 from hmasd.algorithm.exploration import Exploration
 from hmasd.config import Config
 from tests.helpers.envs import Counter
@@ -125,6 +126,42 @@ def test_who_wins_or_has_no_coordinator_does_not_explore() -> None:
     assert explored(won, 40, AlwaysWon)[-1] == 0
     assert explored(won, 40)[-1] == 1  # control
     assert explored(replace(EVERY_ROUND, high_level="random"), 4) == [None] * 4
+
+
+def test_twins_are_looked_for_between_explorations_until_it_wins() -> None:
+    config = replace(EVERY_ROUND, revival_interval=1)
+    looked = [i for i, (*_, m) in enumerate(rounds(config, 8)) if "skill/revived" in m]
+    assert looked == [2, 5, 6]  # exploration begins with round 1 and is on in 3, 4 and 7
+    config = replace(config, exploration_start=ROUND)
+    assert all("skill/revived" not in m for *_, m in rounds(config, 48, AlwaysWon)[40:])
+    for changes in ({"revival_interval": 0}, {"skill_input": "input"}, {"individual_coef": 0.0}):
+        never = replace(config, **changes)
+        assert all("skill/revived" not in m for *_, m in rounds(never, 8)), changes
+
+
+@pytest.mark.parametrize("share", [0.3, 0.35])
+def test_only_a_skill_named_less_than_by_chance_begins_anew(
+    share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of three; nothing else of the actor changes, and its preference is as strong as at first."""
+    ((player, *_),) = rounds(SMALL, 1)
+    agent = player.agent
+    named = torch.tensor([0.9, share, 0.5])
+    monkeypatch.setattr(agent.discriminators, "named", lambda: named)
+    head = agent.networks.actor.body.head.weight
+    before = {name: x.clone() for name, x in agent.networks.state_dict().items()}
+    old = head.detach().clone()
+    assert agent._revive() == float(share < 1 / 3)
+    changed = {n for n, x in agent.networks.state_dict().items() if not torch.equal(x, before[n])}
+    columns = (head != old).any(0).nonzero().flatten().tolist()
+    assert changed == ({"actor.body.head.weight"} if share < 1 / 3 else set())
+    assert columns == ([SMALL.hidden_size + 1] if share < 1 / 3 else [])
+    if share < 1 / 3:
+        fresh = HMASDAgent(SMALL, Counter(4)).networks.actor.body.head.weight
+        strength = fresh.detach()[:, SMALL.hidden_size :].square().sum(0).mean().sqrt()
+        assert float(head.detach()[:, columns[0]].norm()) == pytest.approx(
+            float(strength), rel=1e-5
+        )
 
 
 def test_the_critics_memory_goes_on_through_a_pause() -> None:
