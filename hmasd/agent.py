@@ -17,6 +17,7 @@ from hmasd.algorithm.exploration import Exploration
 from hmasd.algorithm.intrinsic import chance_offset, mix_rewards
 from hmasd.algorithm.novelty import Novelty
 from hmasd.algorithm.optimization import Metrics, read
+from hmasd.algorithm.twins import twin
 from hmasd.batch_schedule import next_batch_size
 from hmasd.config import Config
 from hmasd.distributed import ALONE, Ranks
@@ -344,11 +345,11 @@ class HMASDAgent:
         )
 
     def _revive(self) -> float:
-        """Let the skill that is told from others worst begin anew; 0: all are told well enough."""
-        share, skill = self.discriminators.named().min(0)
-        if float(share) >= 1 / self.config.num_agent_skills:
+        """Let one of two skills that lead to the same place begin anew; 0: there are none."""
+        skill = twin(self.discriminators.confusion())
+        if skill is None:
             return 0.0
-        self.networks.actor.body.begin_anew(int(skill), self.generators["skill"])
+        self.networks.actor.body.begin_anew(skill, self.generators["skill"])
         return 1.0
 
     def _tail(self) -> RoundTail:

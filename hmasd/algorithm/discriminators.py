@@ -214,20 +214,20 @@ class Discriminators:
         return metrics | means.result("disc")
 
     @torch.no_grad()
-    def named(self) -> Tensor:
-        """How often each individual skill is named, of all ranks' pairs remembered: [n_z] float64.
+    def confusion(self) -> Tensor:
+        """Of the pairs of each individual skill, the share that is named each: [n_z, n_z] float64.
 
-        1 where there are no pairs.
+        Over all ranks' pairs that are remembered; a skill without any has a row of 0.
         """
         pairs, num_skills = self.history.everything(), self.config.num_agent_skills
         skills = pairs["team_skill"].unsqueeze(-1).expand_as(pairs["agent_skills"])
-        logits = self.individual(pairs["obs"], skills)
-        alive = pairs.get("alive", torch.ones_like(skills)).double().flatten()
-        right = (logits.argmax(-1) == pairs["agent_skills"]).flatten() * alive
-        counts = alive.new_zeros(2, num_skills)
-        index = pairs["agent_skills"].flatten().expand(2, -1)
-        right, pairs_of = self.ranks.sum(counts.scatter_add_(1, index, torch.stack([right, alive])))
-        return torch.where(pairs_of > 0, right / pairs_of.clamp(min=1), 1.0)
+        named = self.individual(pairs["obs"], skills).argmax(-1)
+        alive = pairs.get("alive", torch.ones_like(named)).double()
+        counts = alive.new_zeros(num_skills**2)
+        which = pairs["agent_skills"] * num_skills + named
+        counts = self.ranks.sum(counts.scatter_add_(0, which.flatten(), alive.flatten()))
+        counts = counts.view(num_skills, num_skills)
+        return counts / counts.sum(-1, keepdim=True).clamp(min=1)
 
     def _parts(
         self, pairs: dict[str, Tensor], skill: str, weighing: Weighing

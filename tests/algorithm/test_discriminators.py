@@ -186,7 +186,7 @@ def test_counts_by_hand() -> None:
     assert history.counts(None, kinds).tolist() == [1, 1, 0, 1, 1, 1, 1, 0, 0, 0, 0, 1]
 
 
-def test_how_often_each_skill_is_named_by_hand() -> None:
+def test_which_skills_are_named_by_hand() -> None:
     """The discriminator names 0 where an observation is below 2, else 1; nobody has skill 2."""
     discriminators = Player(replace(SMALL, discriminator_rounds=3), Counter(4)).agent.discriminators
     rollout = identifiable(0, steps=2, envs=2)  # observations 0, 0.5, 1, 1.5, 2, ...
@@ -199,11 +199,13 @@ def test_how_often_each_skill_is_named_by_hand() -> None:
             return torch.nn.functional.one_hot((obs[..., 0] >= 2).long(), 3).float()
 
     discriminators.individual = Names()
-    assert discriminators.named().tolist() == [3 / 5, 2 / 3, 1.0]
+    expected = torch.tensor([[3 / 5, 2 / 5, 0], [1 / 3, 2 / 3, 0], [0, 0, 0]]).double()
+    torch.testing.assert_close(discriminators.confusion(), expected, atol=1e-7, rtol=0)
     alive = torch.tensor([[[1, 1], [0, 1]], [[1, 0], [1, 1]]], dtype=torch.bool)
     rollout = rollout._replace(agent_skills=skills, team_skill=zeros, alive=alive)
     discriminators.history.add(rollout)
-    assert discriminators.named().tolist() == [6 / 9, 4 / 5, 1.0]
+    expected = torch.tensor([[6 / 9, 3 / 9, 0], [1 / 5, 4 / 5, 0], [0, 0, 0]]).double()
+    torch.testing.assert_close(discriminators.confusion(), expected, atol=1e-7, rtol=0)
 
 
 @pytest.mark.parametrize("balance", [True, False])

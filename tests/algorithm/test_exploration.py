@@ -139,29 +139,26 @@ def test_twins_are_looked_for_between_explorations_until_it_wins() -> None:
         assert all("skill/revived" not in m for *_, m in rounds(never, 8)), changes
 
 
-@pytest.mark.parametrize("share", [0.3, 0.35])
-def test_only_a_skill_named_less_than_by_chance_begins_anew(
-    share: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("mistaken", [0.2, 0.4])
+def test_only_a_twin_begins_anew(mistaken: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of three; nothing else of the actor changes, and its preference is as strong as at first."""
     ((player, *_),) = rounds(SMALL, 1)
     agent = player.agent
-    named = torch.tensor([0.9, share, 0.5])
-    monkeypatch.setattr(agent.discriminators, "named", lambda: named)
-    head = agent.networks.actor.body.head.weight
+    told = 1 - mistaken
+    confusion = torch.tensor([[told, mistaken, 0], [mistaken, told - 0.01, 0.01], [0, 0, 1.0]])
+    monkeypatch.setattr(agent.discriminators, "confusion", lambda: confusion)
     before = {name: x.clone() for name, x in agent.networks.state_dict().items()}
-    old = head.detach().clone()
-    assert agent._revive() == float(share < 1 / 3)
-    changed = {n for n, x in agent.networks.state_dict().items() if not torch.equal(x, before[n])}
-    columns = (head != old).any(0).nonzero().flatten().tolist()
-    assert changed == ({"actor.body.head.weight"} if share < 1 / 3 else set())
-    assert columns == ([SMALL.hidden_size + 1] if share < 1 / 3 else [])
-    if share < 1 / 3:
-        fresh = HMASDAgent(SMALL, Counter(4)).networks.actor.body.head.weight
-        strength = fresh.detach()[:, SMALL.hidden_size :].square().sum(0).mean().sqrt()
-        assert float(head.detach()[:, columns[0]].norm()) == pytest.approx(
-            float(strength), rel=1e-5
-        )
+    assert agent._revive() == float(mistaken == 0.4)
+    after = agent.networks.state_dict()
+    changed = {name for name, x in after.items() if not torch.equal(x, before[name])}
+    head = "actor.body.head.weight"
+    columns = (after[head] != before[head]).any(0).nonzero().flatten().tolist()
+    assert changed == ({head} if mistaken == 0.4 else set())
+    assert columns == ([SMALL.hidden_size + 1] if mistaken == 0.4 else [])
+    if columns:
+        fresh = HMASDAgent(SMALL, Counter(4)).networks.state_dict()[head]
+        strength = fresh[:, SMALL.hidden_size :].square().sum(0).mean().sqrt()
+        assert float(after[head][:, columns[0]].norm()) == pytest.approx(float(strength), rel=1e-5)
 
 
 def test_the_critics_memory_goes_on_through_a_pause() -> None:
