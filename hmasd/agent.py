@@ -17,7 +17,6 @@ from hmasd.algorithm.exploration import Exploration
 from hmasd.algorithm.intrinsic import chance_offset, mix_rewards
 from hmasd.algorithm.novelty import Novelty
 from hmasd.algorithm.optimization import Metrics, read
-from hmasd.algorithm.twins import twin
 from hmasd.batch_schedule import next_batch_size
 from hmasd.config import Config
 from hmasd.distributed import ALONE, Ranks
@@ -328,29 +327,7 @@ class HMASDAgent:
             metrics |= self.discoverer.measure_noise(actor_batch, *chunks_and_envs)
         metrics |= self.discoverer.update(actor_batch, critic_batch)
         metrics |= self.discriminators.update(rollout, self.generators["shuffle"])
-        if self._looks_for_twins:
-            metrics["skill/revived"] = self._revive()
         return metrics
-
-    @property
-    def _looks_for_twins(self) -> bool:
-        """Whether this round ends with a look at whether skills lead to the same place."""
-        config = self.config
-        return (
-            config.revival_interval > 0
-            and (self.policy_version + 1) % config.revival_interval == 0
-            and config.skill_input == "output"
-            and self.discriminators.individual_counts
-            and self.exploration.is_between(self.env_steps)
-        )
-
-    def _revive(self) -> float:
-        """Let one of two skills that lead to the same place begin anew; 0: there are none."""
-        skill = twin(self.discriminators.confusion())
-        if skill is None:
-            return 0.0
-        self.networks.actor.body.begin_anew(skill, self.generators["skill"])
-        return 1.0
 
     def _tail(self) -> RoundTail:
         """What the round's first and last values stand on."""

@@ -116,11 +116,6 @@ class Config:
     and the skills pause: it finds its way among skills that stay as they are, where it is lost
     among moving ones. (Skills that earn the team reward themselves do not pause.) In between they
     move on, and the next time it finds others. 0: it never explores (paper)."""
-    revival_interval: int = 25
-    """Rounds between two looks at whether two skills lead to the same place: the discriminator
-    takes them for each other more than half as often as for themselves. One of them begins anew,
-    with a preference for actions drawn by chance, and finds a place of its own. Only from
-    exploration_start on, between explorations, for skills at the output. 0: never (paper)."""
 
     # --- optimisation -------------------------------------------------------------------------
     learning_rate: float = 1e-3

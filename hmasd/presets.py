@@ -84,7 +84,6 @@ _PAPER_COMMON: dict[str, Any] = {  # Table 1, and what MAPPO's and the authors' 
     "intrinsic_offset": "none",
     "high_discount": "paper",
     "exploration_start": 0,
-    "revival_interval": 0,
     "winning_step": 1.0,
     "losing_entropy": 1.0,
     "discriminator_balance": False,

@@ -100,11 +100,6 @@ class PairHistory:
             return dict(self._memory)
         return {name: memory.index_select(0, places) for name, memory in self._memory.items()}
 
-    def everything(self) -> dict[str, Tensor]:
-        """All pairs that are remembered, in no order."""
-        stored = min(self.pairs_added, self.capacity)
-        return {name: memory[:stored] for name, memory in self._memory.items()}
-
     def counts(self, places: Tensor | None, num_skills: tuple[int, int]) -> Tensor:
         """How many of the pairs at places count for each skill: [n_Z + n_z] float64.
 
@@ -212,22 +207,6 @@ class Discriminators:
             metrics["disc/individual_grad_norm"] = self.individual_learner.mean_norm()
             metrics["disc/individual_chance"] = 1 / self.config.num_agent_skills
         return metrics | means.result("disc")
-
-    @torch.no_grad()
-    def confusion(self) -> Tensor:
-        """Of the pairs of each individual skill, the share that is named each: [n_z, n_z] float64.
-
-        Over all ranks' pairs that are remembered; a skill without any has a row of 0.
-        """
-        pairs, num_skills = self.history.everything(), self.config.num_agent_skills
-        skills = pairs["team_skill"].unsqueeze(-1).expand_as(pairs["agent_skills"])
-        named = self.individual(pairs["obs"], skills).argmax(-1)
-        alive = pairs.get("alive", torch.ones_like(named)).double()
-        counts = alive.new_zeros(num_skills**2)
-        which = pairs["agent_skills"] * num_skills + named
-        counts = self.ranks.sum(counts.scatter_add_(0, which.flatten(), alive.flatten()))
-        counts = counts.view(num_skills, num_skills)
-        return counts / counts.sum(-1, keepdim=True).clamp(min=1)
 
     def _parts(
         self, pairs: dict[str, Tensor], skill: str, weighing: Weighing

@@ -18,10 +18,6 @@ class Exploration:
         """Take in a round: of its episodes, all ranks', how many ended and how many were won."""
         self.success += (won - ended * self.success) / max(WINDOW, ended)
 
-    def is_between(self, env_steps: int) -> bool:
-        """Whether the skills learn for the next exploration, because the last one did not do."""
-        return 0 < self.start <= env_steps and self.success < ENOUGH and not self.is_on(env_steps)
-
     def is_on(self, env_steps: int) -> bool:
         """Whether the coordinator explores in the round that ends after so many env steps.
 

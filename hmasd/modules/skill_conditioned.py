@@ -33,7 +33,6 @@ class SkillConditionedGRU(nn.Module):
         """`gains`: scale of the last layer's weights on the features, and on a joined skill."""
         super().__init__()
         self.num_skills = num_skills
-        self.gain = gains[1]
         self.skill_at_input = skill_at_input
         first, last = (num_skills, 0) if skill_at_input else (0, num_skills)
         self.mlp = MLP(input_size + first, hidden_size)
@@ -85,17 +84,6 @@ class SkillConditionedGRU(nn.Module):
         placed = self._place_skill(inputs, skill)
         weights = (self.mlp.weights, self._gru_weights, self._head_weights)
         return act_categorical(*placed, hidden, keep, mask, uniform, *weights)
-
-    @torch.no_grad()
-    def begin_anew(self, skill: int, generator: torch.Generator) -> None:
-        """Give a skill at the output a preference by chance, as strong as all had at first."""
-        weight = self.head.weight
-        column = weight[:, weight.shape[1] - self.num_skills + skill]
-        drawn = torch.randn(
-            column.shape, generator=generator, dtype=weight.dtype, device=weight.device
-        )
-        strength = self.gain * min(1.0, len(column) / self.num_skills) ** 0.5
-        column.copy_(strength * drawn / drawn.norm())
 
     def _place_skill(self, inputs: Tensor, skill: Tensor) -> tuple[Tensor, Tensor | None]:
         """What the MLP reads, and the skill if the head reads it."""

@@ -61,7 +61,6 @@ TAGS: dict[str, str] = {
     "disc/individual_grad_norm": "norm of the individual discriminator's gradient before clipping",
     "skill/team_usage_{i}": "share of steps under team skill i",
     "skill/agent_usage_{i}": "share of steps and agents under individual skill i",
-    "skill/revived": "1 where a skill began anew, because it led where another one does, else 0",
     "skill/team_usage_entropy": "entropy of the usage of team skills over its maximum",
     "skill/agent_usage_entropy": "entropy of the usage of individual skills over its maximum",
     "sync/policy_lag": "policy versions between acting and learning; 0 by construction",

@@ -186,28 +186,6 @@ def test_counts_by_hand() -> None:
     assert history.counts(None, kinds).tolist() == [1, 1, 0, 1, 1, 1, 1, 0, 0, 0, 0, 1]
 
 
-def test_which_skills_are_named_by_hand() -> None:
-    """The discriminator names 0 where an observation is below 2, else 1; nobody has skill 2."""
-    discriminators = Player(replace(SMALL, discriminator_rounds=3), Counter(4)).agent.discriminators
-    rollout = identifiable(0, steps=2, envs=2)  # observations 0, 0.5, 1, 1.5, 2, ...
-    skills = torch.tensor([[[0, 0], [1, 0]], [[0, 0], [1, 1]]])
-    zeros = torch.zeros_like(rollout.team_skill)
-    discriminators.history.add(rollout._replace(agent_skills=skills, team_skill=zeros))
-
-    class Names(torch.nn.Module):
-        def forward(self, obs: Tensor, _: Tensor) -> Tensor:
-            return torch.nn.functional.one_hot((obs[..., 0] >= 2).long(), 3).float()
-
-    discriminators.individual = Names()
-    expected = torch.tensor([[3 / 5, 2 / 5, 0], [1 / 3, 2 / 3, 0], [0, 0, 0]]).double()
-    torch.testing.assert_close(discriminators.confusion(), expected, atol=1e-7, rtol=0)
-    alive = torch.tensor([[[1, 1], [0, 1]], [[1, 0], [1, 1]]], dtype=torch.bool)
-    rollout = rollout._replace(agent_skills=skills, team_skill=zeros, alive=alive)
-    discriminators.history.add(rollout)
-    expected = torch.tensor([[6 / 9, 3 / 9, 0], [1 / 5, 4 / 5, 0], [0, 0, 0]]).double()
-    torch.testing.assert_close(discriminators.confusion(), expected, atol=1e-7, rtol=0)
-
-
 @pytest.mark.parametrize("balance", [True, False])
 def test_a_skill_that_is_seldom_chosen_counts_like_the_others(balance: bool) -> None:
     """In one place with 95 % of skill 0: balanced discriminators cannot tell, others guess it."""

@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from hmasd.agent import HMASDAgent
 from hmasd.algorithm.exploration import Exploration
 from hmasd.config import Config
 from tests.helpers.envs import Counter
@@ -126,39 +125,6 @@ def test_who_wins_or_has_no_coordinator_does_not_explore() -> None:
     assert explored(won, 40, AlwaysWon)[-1] == 0
     assert explored(won, 40)[-1] == 1  # control
     assert explored(replace(EVERY_ROUND, high_level="random"), 4) == [None] * 4
-
-
-def test_twins_are_looked_for_between_explorations_until_it_wins() -> None:
-    config = replace(EVERY_ROUND, revival_interval=1)
-    looked = [i for i, (*_, m) in enumerate(rounds(config, 8)) if "skill/revived" in m]
-    assert looked == [2, 5, 6]  # exploration begins with round 1 and is on in 3, 4 and 7
-    config = replace(config, exploration_start=ROUND)
-    assert all("skill/revived" not in m for *_, m in rounds(config, 48, AlwaysWon)[40:])
-    for changes in ({"revival_interval": 0}, {"skill_input": "input"}, {"individual_coef": 0.0}):
-        never = replace(config, **changes)
-        assert all("skill/revived" not in m for *_, m in rounds(never, 8)), changes
-
-
-@pytest.mark.parametrize("mistaken", [0.2, 0.4])
-def test_only_a_twin_begins_anew(mistaken: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of three; nothing else of the actor changes, and its preference is as strong as at first."""
-    ((player, *_),) = rounds(SMALL, 1)
-    agent = player.agent
-    told = 1 - mistaken
-    confusion = torch.tensor([[told, mistaken, 0], [mistaken, told - 0.01, 0.01], [0, 0, 1.0]])
-    monkeypatch.setattr(agent.discriminators, "confusion", lambda: confusion)
-    before = {name: x.clone() for name, x in agent.networks.state_dict().items()}
-    assert agent._revive() == float(mistaken == 0.4)
-    after = agent.networks.state_dict()
-    changed = {name for name, x in after.items() if not torch.equal(x, before[name])}
-    head = "actor.body.head.weight"
-    columns = (after[head] != before[head]).any(0).nonzero().flatten().tolist()
-    assert changed == ({head} if mistaken == 0.4 else set())
-    assert columns == ([SMALL.hidden_size + 1] if mistaken == 0.4 else [])
-    if columns:
-        fresh = HMASDAgent(SMALL, Counter(4)).networks.state_dict()[head]
-        strength = fresh[:, SMALL.hidden_size :].square().sum(0).mean().sqrt()
-        assert float(after[head][:, columns[0]].norm()) == pytest.approx(float(strength), rel=1e-5)
 
 
 def test_the_critics_memory_goes_on_through_a_pause() -> None:

@@ -36,7 +36,7 @@ from tests.helpers.runs import (
 )
 
 SCENARIOS: dict[str, dict[str, Any]] = {
-    "base": {"novelty_coef": 1.0, "exploration_start": 12, "revival_interval": 1},
+    "base": {"novelty_coef": 1.0, "exploration_start": 12},
     "agent_id": {"agent_id": True, "skill_input": "input", "critic_head": "team"},
     "reset_hidden": {"reset_hidden_on_skill": True},
     "smdp": {"high_discount": "smdp", "extrinsic_coef": 1.0, "discriminator_rounds": 1},
