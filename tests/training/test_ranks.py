@@ -83,7 +83,7 @@ def test_three_ranks_do_with_all_that_is_decided_on_their_numbers(tmp_path: Path
         "batch_schedule": "noise",
         "max_batch_factor": 2,
         "samples_at_once": 16,
-        "exploration_start": 72,,
+        "exploration_start": 72,
         "high_level_batch_size": 24,
     }
     one, three = (trained(tmp_path, ranks, **changes) for ranks in (1, 3))
