@@ -14,14 +14,12 @@ from hmasd.algorithm.coordinator import Coordinator
 from hmasd.algorithm.discoverer import Discoverer, RoundTail, critic_pass
 from hmasd.algorithm.discriminators import Discriminators
 from hmasd.algorithm.exploration import Exploration
-from hmasd.algorithm.intrinsic import chance_offset, mix_rewards
 from hmasd.algorithm.novelty import Novelty
 from hmasd.algorithm.optimization import Metrics, read
 from hmasd.batch_schedule import next_batch_size
 from hmasd.config import Config
 from hmasd.distributed import ALONE, Ranks
 from hmasd.envs.base import BatchedEnv
-from hmasd.kernels.transfer import to_device
 from hmasd.networks import make_networks
 from hmasd.rollout.segments import SegmentStorage
 from hmasd.rollout.storage import RoundStorage
@@ -34,7 +32,6 @@ from hmasd.types import (
     EnvView,
     HighRollout,
     LowRollout,
-    RewardParts,
     TensorView,
 )
 
@@ -70,7 +67,7 @@ class HMASDAgent:
 
     def _build_updaters(self, env: BatchedEnv) -> None:
         config, nets, ranks = self.config, self.networks, self.ranks
-        self.exploration, novelty = Exploration(config.exploration_start), None
+        self.exploration, novelty = Exploration(config), None
         if config.novelty_coef > 0 and config.exploration_start > 0 and self._coordinator_learns:
             novelty = Novelty(env.state_size, config.seed, self.device, ranks)
         self.coordinator = Coordinator(
@@ -164,16 +161,6 @@ class HMASDAgent:
     def _coordinator_learns(self) -> bool:
         """Whether skills are chosen by the coordinator, and so its segments are kept."""
         return self.config.high_level == "coordinator"
-
-    @property
-    def _explores(self) -> bool:
-        """Whether the coordinator explores in the round that is learned from."""
-        return self._coordinator_learns and self.exploration.is_on(self.env_steps)
-
-    @property
-    def _skills_pause(self) -> bool:
-        """Whether the skills stay as they are; those that earn the team reward never do."""
-        return self._explores and self.config.extrinsic_coef == 0
 
     # --- collecting ---------------------------------------------------------------------------
 
@@ -287,7 +274,7 @@ class HMASDAgent:
             float(rollout.success.sum()),
         )
         self.exploration.hear(*episodes)
-        self._follow_wins(self.exploration.success)
+        self._follow_wins()
         metrics = self._round_metrics(rollout, living)
         metrics["sync/discarded_samples"] = lost * self.low_storage.length
         metrics["Buffer/high_level_buffer_size"] = closed
@@ -300,13 +287,11 @@ class HMASDAgent:
         self.high_storage.end_round()
         return numbers
 
-    def _follow_wins(self, success: float) -> None:
-        """Learn more carefully the more is won, and let the coordinator keep all skills in use."""
-        config = self.config
+    def _follow_wins(self) -> None:
+        """Let the sizes of all steps and the coordinator's entropy follow how often it wins."""
         for learner in self._learners:
-            learner.size_steps(1 + (config.winning_step - 1) * success)
-        share = 1 + (config.losing_entropy - 1) * (1 - success)
-        self.coordinator.entropy_coef = share * config.high_entropy_coef
+            learner.size_steps(self.exploration.step_share)
+        self.coordinator.entropy_coef = self.exploration.entropy_coef
 
     def _update_discoverer(
         self, rollout: LowRollout, next_view: TensorView, living: float
@@ -316,9 +301,11 @@ class HMASDAgent:
         self._decide_where_due(next_view)
         passed = critic_pass(self.networks.critic, rollout, self._tail())
         self._keep_critic_hidden(passed.last_hidden)
-        if living == 0 or self._skills_pause:  # living 0: every env was lost
+        if living == 0 or self.exploration.pauses_skills(
+            self.env_steps
+        ):  # living 0: every env was lost
             return {}
-        parts = self._intrinsic_rewards(rollout)
+        parts = self.discriminators.rewards(rollout)
         weights = counting(rollout, self.device, self.team.dtype)
         metrics = reward_metrics(parts, weights, self.ranks)
         actor_batch, critic_batch = self.discoverer.prepare(rollout, parts.mixed, passed)
@@ -353,22 +340,6 @@ class HMASDAgent:
         self.team.clock.interrupt(lost)
         return float(lost.sum())
 
-    def _intrinsic_rewards(self, rollout: LowRollout) -> RewardParts:
-        config = self.config
-        team_logp, individual_logp = self.discriminators.log_probs(rollout)
-        team_logp += chance_offset(config.intrinsic_offset, config.num_team_skills)
-        individual_logp += chance_offset(config.intrinsic_offset, config.num_agent_skills)
-        if rollout.alive is not None:  # what a dead agent sees tells nothing of its skill
-            individual_logp *= to_device(rollout.alive, self.device)
-        return mix_rewards(
-            to_device(rollout.reward, self.device),
-            team_logp,
-            individual_logp,
-            extrinsic_coef=config.extrinsic_coef,
-            team_coef=config.team_coef,
-            individual_coef=config.individual_coef,
-        )
-
     def _update_coordinator(self, view: TensorView) -> Metrics:
         """Cut open segments, update, count a version; every env decides anew at its next step."""
         self.high_storage.cut(view)
@@ -379,7 +350,7 @@ class HMASDAgent:
 
     def _learn_from(self, segments: HighRollout) -> Metrics:
         """The coordinator's update on the closed segments, which are forgotten then."""
-        batch = self.coordinator.prepare(segments, self._explores)
+        batch = self.coordinator.prepare(segments, self.exploration.is_on(self.env_steps))
         metrics = self.coordinator.update(batch)
         self.high_storage.clear()
         return metrics | {
@@ -401,7 +372,7 @@ class HMASDAgent:
             "sync/coordinator_version": float(self.coordinator_version),
         }
         if self._coordinator_learns:
-            metrics["high/explores"] = float(self._explores)
+            metrics["high/explores"] = float(self.exploration.is_on(self.env_steps))
         if living > 0:
             weights = counting(rollout, self.device, self.team.dtype)
             metrics |= skill_metrics(rollout, self._num_skills, weights, self.ranks)
@@ -450,6 +421,7 @@ class HMASDAgent:
         self.gate.load_state_dict(state["gate"])
         self.discoverer.noise_scale.load_state_dict(state["noise_scale"])
         self.exploration.success = state["success"]
+        self._follow_wins()
         self.coordinator_version = state["coordinator_version"]
         self.env_steps = state["env_steps"]
         self.team.load_state_dict(state["team"])

@@ -321,7 +321,7 @@ def test_dead_agents_count_in_no_metric_and_earn_no_individual_reward() -> None:
         if spoil:
             rollout.agent_skills[spoiled] = (rollout.agent_skills[spoiled] + 1) % 3
             rollout.next_obs[spoiled] = 9.0
-        parts = agent._intrinsic_rewards(rollout)
+        parts = agent.discriminators.rewards(rollout)
         usage = agent._round_metrics(rollout, 1.0)
         shares = {name: value for name, value in usage.items() if "agent_usage" in name}
         rewards = reward_metrics(parts, counting(rollout, agent.device, agent.team.dtype))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from hmasd.algorithm import losses
+from hmasd.algorithm.intrinsic import chance_offset, mix_rewards
 from hmasd.algorithm.optimization import (
     Learner,
     Means,
@@ -25,7 +26,7 @@ from hmasd.distributed import ALONE, Ranks
 from hmasd.kernels.transfer import to_device
 from hmasd.modules.distributions import score_categorical
 from hmasd.networks import IndividualDiscriminator, TeamDiscriminator
-from hmasd.types import EnvShare, LowRollout
+from hmasd.types import EnvShare, LowRollout, RewardParts
 
 EVERY_ENV = EnvShare(0, 1, 1)
 
@@ -183,6 +184,23 @@ class Discriminators:
             logits = self.individual(rollout.next_obs, skills)
             individual_logp = score_categorical(logits, rollout.agent_skills).logp
         return team_logp, individual_logp
+
+    def rewards(self, rollout: LowRollout) -> RewardParts:
+        """The discoverer's reward in every step (HMASD eq. 4)."""
+        config, device = self.config, rollout.logp.device
+        team_logp, individual_logp = self.log_probs(rollout)
+        team_logp += chance_offset(config.intrinsic_offset, config.num_team_skills)
+        individual_logp += chance_offset(config.intrinsic_offset, config.num_agent_skills)
+        if rollout.alive is not None:  # what a dead agent sees tells nothing of its skill
+            individual_logp *= to_device(rollout.alive, device)
+        return mix_rewards(
+            to_device(rollout.reward, device),
+            team_logp,
+            individual_logp,
+            extrinsic_coef=config.extrinsic_coef,
+            team_coef=config.team_coef,
+            individual_coef=config.individual_coef,
+        )
 
     def update(self, rollout: LowRollout, generator: torch.Generator) -> Metrics:
         """All gradient steps of one round; returns the metrics `disc/...` of those trained."""

@@ -1,6 +1,8 @@
-"""Stop 5, high level: when the coordinator explores among skills that stay as they are."""
+"""Stop 5, high level: when the coordinator explores, and what else follows from its wins."""
 
 from __future__ import annotations
+
+from hmasd.config import Config
 
 WINDOW = 100  # episodes that the share of wins averages over
 ENOUGH = 0.5  # share of wins from which on there is nothing to explore for
@@ -9,9 +11,8 @@ ENOUGH = 0.5  # share of wins from which on there is nothing to explore for
 class Exploration:
     """Follows how often the team wins, and says by it and by the clock whether to explore."""
 
-    def __init__(self, start: int) -> None:
-        """`start`: env steps before the first time; 0: there is none."""
-        self.start = start
+    def __init__(self, config: Config) -> None:
+        self.config = config
         self.success = 0.0
 
     def hear(self, ended: float, won: float) -> None:
@@ -23,7 +24,25 @@ class Exploration:
 
         It does from 2ⁿ to 1.5 · 2ⁿ times the start: the longer it took, the longer it tries.
         """
-        if not 0 < self.start <= env_steps or self.success >= ENOUGH:
+        start = self.config.exploration_start
+        if self.config.high_level == "random" or self.success >= ENOUGH:
             return False
-        doubled = 1 << (env_steps // self.start).bit_length() - 1  # 2ⁿ
-        return 2 * env_steps < 3 * doubled * self.start
+        if not 0 < start <= env_steps:
+            return False
+        doubled = 1 << (env_steps // start).bit_length() - 1  # 2ⁿ
+        return 2 * env_steps < 3 * doubled * start
+
+    def pauses_skills(self, env_steps: int) -> bool:
+        """Whether the skills stay as they are; those that earn the team reward never do."""
+        return self.is_on(env_steps) and self.config.extrinsic_coef == 0
+
+    @property
+    def step_share(self) -> float:
+        """Share of the learning rate: who wins learns more carefully (`winning_step`)."""
+        return 1 + (self.config.winning_step - 1) * self.success
+
+    @property
+    def entropy_coef(self) -> float:
+        """λ_h: who wins keeps all skills in use (`losing_entropy`)."""
+        share = 1 + (self.config.losing_entropy - 1) * (1 - self.success)
+        return share * self.config.high_entropy_coef

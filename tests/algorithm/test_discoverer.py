@@ -232,6 +232,7 @@ def synthetic_round(
         reward=normal(steps, envs),
         terminated=terminated,
         truncated=ended & ~terminated,
+        success=terminated,
         next_obs=normal(steps, envs, agents, 3),
         next_state=normal(steps, envs, 3),
         actor_hidden=normal(steps, envs, agents, 8),

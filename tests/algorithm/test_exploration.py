@@ -15,8 +15,12 @@ from tests.helpers.envs import Counter
 from tests.helpers.rounds import SMALL, Player
 
 
+def exploration(start: int) -> Exploration:
+    return Exploration(Config(exploration_start=start))
+
+
 def test_it_is_on_for_half_as_long_as_the_run_has_lasted_and_off_until_that_doubles() -> None:
-    found = [steps for steps in range(0, 1001, 5) if Exploration(100).is_on(steps)]
+    found = [steps for steps in range(0, 1001, 5) if exploration(100).is_on(steps)]
     assert found == [
         *range(100, 150, 5),
         *range(200, 300, 5),
@@ -26,11 +30,11 @@ def test_it_is_on_for_half_as_long_as_the_run_has_lasted_and_off_until_that_doub
 
 
 def test_a_start_of_0_is_never() -> None:
-    assert not any(Exploration(0).is_on(steps) for steps in range(5000))
+    assert not any(exploration(0).is_on(steps) for steps in range(5000))
 
 
 def test_success_is_the_share_of_about_the_last_hundred_episodes() -> None:
-    found = Exploration(1000)
+    found = exploration(1000)
     assert found.success == 0
     found.hear(ended=10, won=10)  # the ninety before count as lost
     assert found.success == pytest.approx(0.1)
@@ -41,7 +45,7 @@ def test_success_is_the_share_of_about_the_last_hundred_episodes() -> None:
 
 
 def test_it_ends_where_half_is_won_and_comes_back_where_it_is_lost() -> None:
-    found = Exploration(1000)
+    found = exploration(1000)
     found.hear(ended=100, won=49)
     assert found.is_on(1000)
     found.hear(ended=100, won=50)

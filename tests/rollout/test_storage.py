@@ -37,6 +37,7 @@ def row(step: int, version: int = 0, **view: Any) -> tuple[TensorView, Acting, d
         "reward": floats(E),
         "terminated": ints(E) == 0,
         "truncated": ints(E) == 1,
+        "success": ints(E) == 1,
         "next_obs": floats(E, N, O),
         "next_state": floats(E, S),
     }
