@@ -42,9 +42,8 @@ DIRECTED = 0.75  # share of the steps that follow the skill
 PER_STEP = 0.99
 PER_DECISION = PER_STEP**INTERVAL  # gamma^k: what `high_discount` "smdp" counts for a whole segment
 SETTINGS: dict[str, dict[str, Any]] = {
-    "gamma per decision (paper)": {"gamma": PER_STEP, "novelty_coef": 0.0},
-    "gamma per step (smdp)": {"gamma": PER_DECISION, "novelty_coef": 0.0},
-    "gamma per step, novelty": {"gamma": PER_DECISION, "exploration_start": 20_000},
+    "gamma per decision (paper)": {"gamma": PER_STEP},
+    "gamma per step (smdp)": {"gamma": PER_DECISION},
 }
 
 
@@ -99,7 +98,11 @@ def settings_of(name: str, seed: int) -> Config:
         "batch_size": NUM_ENVS * DECISIONS,
         "high_level_batch_size": 1,
         "chunk_length": 1,
-        "coordinator_kl_limit": 0.0,  # to see the reward alone
+        # to see the reward alone
+        "coordinator_kl_limit": 0.0,
+        "exploration_start": 0,
+        "winning_step": 1.0,
+        "losing_entropy": 1.0,
         "seed": seed,
     }
     return replace(Config(), **changes, **SETTINGS[name])

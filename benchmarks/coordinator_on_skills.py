@@ -38,8 +38,9 @@ def train(config: Config, networks: dict[str, torch.Tensor]) -> list[dict[str, f
         config: of the run.
         networks: whose parameters, but for the coordinator's, are taken.
     """
-    with mock.patch.object(Exploration, "is_on", lambda *_: True):
-        trainer = Trainer(config)
+    always = {"is_on": lambda *_: True, "pauses_skills": lambda *_: True}
+    with mock.patch.multiple(Exploration, **always):
+        trainer = Trainer(replace(config, exploration_start=max(1, config.exploration_start)))
         own = trainer.agent.networks.state_dict()
         high = {name: x for name, x in own.items() if name.startswith(("coordinator", "high"))}
         trainer.agent.networks.load_state_dict(networks | high)

@@ -13,7 +13,7 @@ from hmasd import checkpoint
 from hmasd.algorithm.coordinator import Coordinator
 from hmasd.algorithm.discoverer import Discoverer, RoundTail, critic_pass
 from hmasd.algorithm.discriminators import Discriminators
-from hmasd.algorithm.exploration import Exploration
+from hmasd.algorithm.exploration import Exploration, ended_and_won
 from hmasd.algorithm.novelty import Novelty
 from hmasd.algorithm.optimization import Metrics, read
 from hmasd.batch_schedule import next_batch_size
@@ -265,13 +265,11 @@ class HMASDAgent:
         """Update the networks on the full round and empty the storages that were used."""
         assert self._next_view is not None, "a full round has a last step"
         rollout = self.low_storage.rollout(self.policy_version)
-        ended = rollout.terminated | rollout.truncated
         lost, closed, living, *episodes = self.ranks.totals(
             self._forget_lost(),
             self.high_storage.num_closed,
             1.0 if rollout.alive is None else float(rollout.alive.sum()),
-            float(ended.sum()),
-            float(rollout.success.sum()),
+            *ended_and_won(rollout, self.low_storage.discarded),
         )
         self.exploration.hear(*episodes)
         self._follow_wins()
@@ -301,9 +299,8 @@ class HMASDAgent:
         self._decide_where_due(next_view)
         passed = critic_pass(self.networks.critic, rollout, self._tail())
         self._keep_critic_hidden(passed.last_hidden)
-        if living == 0 or self.exploration.pauses_skills(
-            self.env_steps
-        ):  # living 0: every env was lost
+        paused = self.exploration.pauses_skills(self.env_steps)
+        if paused or living == 0:  # 0: every env was lost
             return {}
         parts = self.discriminators.rewards(rollout)
         weights = counting(rollout, self.device, self.team.dtype)

@@ -69,7 +69,8 @@ class Config:
     layer's input ('output': an additive preference over actions, learned sooner on small games)."""
     skill_gain: float = 3.0
     """Scale of the initial weights by which a skill at the output prefers actions. 0.01 (paper):
-    all skills start alike; 1: every skill starts as a random walk with a drift of its own."""
+    all skills start alike; 1: every skill starts as a random walk with a drift of its own; 3: as
+    one that mostly follows its drift."""
     critic_head: Literal["team", "skill"] = "skill"
     """What the discoverer's critic tells apart: 'team': one value V_l(s, Z) for all agents (paper);
     'skill': one value per agent and its skill, V_l^i(s, Z, z^i), from the same single pass."""
@@ -110,12 +111,13 @@ class Config:
     collected, where the team reward needs more steps in a row than chance makes; it fades as
     1 / sqrt(visits). 0: none."""
     exploration_start: int = 500_000
-    """Env steps after which the coordinator explores for half as many, unless half of the last 100
-    episodes are won; training as before goes on until the steps have doubled, and so on: from 500
-    to 750 thousand, 1 to 1.5 million, 2 to 3, ... While the coordinator explores, the bonus is paid
-    and the skills pause: it finds its way among skills that stay as they are, where it is lost
-    among moving ones. (Skills that earn the team reward themselves do not pause.) In between they
-    move on, and the next time it finds others. 0: it never explores (paper)."""
+    """Env steps after which the coordinator explores for half as many, unless half of about the
+    last 100 episodes were won; training as before goes on until the steps have doubled, and so on:
+    from 500 to 750 thousand, 1 to 1.5 million, 2 to 3, ... While the coordinator explores, the
+    bonus is paid and the skills pause: it finds its way among skills that stay as they are, where
+    it is lost among moving ones. (Skills that earn the team reward themselves do not pause.) In
+    between they move on, and the next time it finds others. A game that does not tell success is
+    never won: set it to 0 there, and losing_entropy to 1. 0: it never explores (paper)."""
 
     # --- optimisation -------------------------------------------------------------------------
     learning_rate: float = 1e-3
@@ -167,9 +169,9 @@ class Config:
     discriminator_rounds: int = 10
     """Rounds whose pairs the discriminators learn from; 1: this round's only."""
     discriminator_balance: bool = True
-    """Every skill counts alike for the discriminators, however seldom the coordinator chooses it:
-    those that it does without keep the others in their places. False: every pair counts alike
-    (paper)."""
+    """Skills count alike for the discriminators, though the coordinator chooses some seldom (up to
+    ten times as seldom as the others on average, over all Z): those that it does without keep the
+    others in their places. False: every pair counts alike (paper)."""
 
     compare_interval: int = 100
     """Rounds between two comparisons of the parameters of all processes of a run (torchrun); a

@@ -140,6 +140,7 @@ _MAPPO: dict[str, Any] = {  # the discoverer with one skill and only the team re
     "critic_head": "team",
     "skill_gain": 0.01,  # of the only skill: no preference at the start
     "low_entropy_coef": 0.01,
+    "winning_step": 1.0,
 }
 
 CHANGES: dict[str, dict[str, Any]] = {
@@ -156,7 +157,6 @@ CHANGES: dict[str, dict[str, Any]] = {
         "exploration_start": 0,
         "winning_step": 1.0,
         "losing_entropy": 1.0,
-        "discriminator_balance": False,
         "coordinator_kl_limit": 0.0,
     },
     # the paper's ablations; on Alice_and_Bob its own setting already has lambda_e = 0

@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
+from torch import Tensor
+
 from hmasd.config import Config
+from hmasd.types import LowRollout
 
 WINDOW = 100  # episodes that the share of wins averages over
 ENOUGH = 0.5  # share of wins from which on there is nothing to explore for
+
+
+def ended_and_won(rollout: LowRollout, lost: Tensor | None) -> tuple[float, float]:
+    """How many episodes ended in a round, and how many of them were won.
+
+    Args:
+        rollout: the round.
+        lost: [E] bool, envs that failed, whose games are neither won nor lost; None: none did.
+    """
+    ended = rollout.terminated | rollout.truncated
+    ended = ended if lost is None else ended & ~lost
+    return float(ended.sum()), float((ended & rollout.success).sum())
 
 
 class Exploration:
@@ -16,7 +31,10 @@ class Exploration:
         self.success = 0.0
 
     def hear(self, ended: float, won: float) -> None:
-        """Take in a round: of its episodes, all ranks', how many ended and how many were won."""
+        """Take in a round: of its episodes, all ranks', how many ended and how many were won.
+
+        A running mean that begins at 0, so a team counts as winning some time after it does.
+        """
         self.success += (won - ended * self.success) / max(WINDOW, ended)
 
     def is_on(self, env_steps: int) -> bool:

@@ -108,8 +108,8 @@ def skill_loss(logits: Tensor, skill: Tensor, weight: Tensor | None = None) -> S
 def balance(counts: Tensor) -> Tensor:
     """What a pair of each skill weighs so that all skills weigh alike: [..., n] for so many pairs.
 
-    log q(z | s) then measures where skills lead against the uniform choice among them, whatever
-    the coordinator chooses; with its choice as the prior, what is chosen often is learned best and
+    log q then measures where skills lead against a uniform choice among them; with the
+    coordinator's choice as the prior, what is chosen often is learned best and
     chosen more often still (Eysenbach et al., ICLR 2019, section 3.1). A pair weighs at most
     `HEAVIEST`, so that a few of them do not make up the whole gradient.
     """

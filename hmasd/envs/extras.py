@@ -5,6 +5,11 @@ from __future__ import annotations
 import importlib
 from types import ModuleType
 
+NO_SUCCESS = (
+    "does not tell success: its rate stays 0, so look at the return, and set exploration_start to "
+    "0 and losing_entropy to 1, which go by it"
+)
+
 
 class MissingPackageError(ValueError):
     """An env needs a package that is not installed; the message has the line that installs it."""

@@ -19,7 +19,7 @@ from gymnasium.spaces import Discrete
 
 from hmasd.envs.actions import BatchActions, padding_notes
 from hmasd.envs.batch_checks import check_saved, check_saved_clock
-from hmasd.envs.extras import import_extra
+from hmasd.envs.extras import NO_SUCCESS, import_extra
 from hmasd.envs.random_state import seed_states
 from hmasd.types import EnvStep, EnvView
 
@@ -287,7 +287,7 @@ def make_jaxmarl(
         return combine(jnp.stack([rewards[a] for a in made.agents])), jnp.bool_(False)
 
     env = JaxMarlEnv(made, num_envs, episode_length, outcome)
-    env.notes.append("the game does not tell success: its rate stays 0, so look at the return")
+    env.notes.append(f"the game {NO_SUCCESS}")
     return env
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from hmasd.envs.actions import BatchActions, padding_notes
 from hmasd.envs.end_pictures import EndPictures
-from hmasd.envs.extras import import_extra
+from hmasd.envs.extras import NO_SUCCESS, import_extra
 from hmasd.types import EnvStep, EnvView
 
 Leaf = Tensor | bool | int | float
@@ -71,7 +71,7 @@ class VmasEnv:
             *self._actions.notes,
             *padding_notes(self._sizes),
             "the agents' observations joined stand in for a state",
-            "the scenario does not tell success: its rate stays 0, so look at the return",
+            f"the scenario {NO_SUCCESS}",
         ]
         self._started = False
         self._ends = EndPictures()

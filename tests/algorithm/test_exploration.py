@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from hmasd.algorithm.exploration import Exploration
+from hmasd.algorithm.exploration import Exploration, ended_and_won
 from hmasd.config import Config
+from hmasd.types import LowRollout
 from tests.helpers.envs import Counter
 from tests.helpers.rounds import SMALL, Player
 
@@ -42,6 +43,18 @@ def test_success_is_the_share_of_about_the_last_hundred_episodes() -> None:
     assert found.success == pytest.approx(0.1)
     found.hear(ended=400, won=100)  # all that are remembered
     assert found.success == pytest.approx(0.25)
+
+
+def test_an_env_that_failed_has_neither_won_nor_lost() -> None:
+    """Two steps of three envs, of which the second failed: it ends in both, and "wins" one."""
+    fields = dict.fromkeys(LowRollout._fields)
+    terminated = torch.tensor([[1, 1, 0], [0, 0, 1]], dtype=torch.bool)
+    truncated = torch.tensor([[0, 0, 1], [0, 1, 0]], dtype=torch.bool)
+    rollout = LowRollout(
+        **fields | {"terminated": terminated, "truncated": truncated, "success": terminated}
+    )
+    assert ended_and_won(rollout, None) == (5, 3)
+    assert ended_and_won(rollout, torch.tensor([False, True, False])) == (3, 2)
 
 
 def test_it_ends_where_half_is_won_and_comes_back_where_it_is_lost() -> None:
@@ -155,5 +168,7 @@ def test_who_wins_learns_carefully_and_keeps_all_skills_in_use(
         size = learner.optimizer.adam.param_groups[0]["lr"]
         assert size == pytest.approx(0.01 * step_size, rel=0.3)
     assert agent.coordinator.entropy_coef == pytest.approx(entropy, rel=0.1)
-    as_ever = rounds(replace(config, winning_step=1.0, losing_entropy=1.0), 1, env)[0][0].agent
-    assert as_ever.coordinator.entropy_coef == 0.2
+    *_, (player, *_) = rounds(replace(config, winning_step=1.0, losing_entropy=1.0), 20, env)
+    assert player.agent.coordinator.entropy_coef == 0.2
+    for learner in player.agent._learners:
+        assert learner.optimizer.adam.param_groups[0]["lr"] == 0.01

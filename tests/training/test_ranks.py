@@ -84,6 +84,7 @@ def test_three_ranks_do_with_all_that_is_decided_on_their_numbers(tmp_path: Path
         "max_batch_factor": 2,
         "samples_at_once": 16,
         "exploration_start": 72,
+        "extrinsic_coef": 0.0,  # so the skills pause in rounds 1, 2, 4 and 5
         "high_level_batch_size": 24,
     }
     one, three = (trained(tmp_path, ranks, **changes) for ranks in (1, 3))
