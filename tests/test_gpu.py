@@ -153,7 +153,7 @@ def planted(name: str, patch: pytest.MonkeyPatch) -> None:
     elif name == "index on the host":
         patch.setattr("hmasd.rollout.skill_clock.to_device", lambda x, device: x)
     else:
-        patch.setattr("hmasd.agent.to_device", lambda x, device, dtype=None: x)
+        patch.setattr("hmasd.algorithm.discriminators.to_device", lambda x, device, dtype=None: x)
 
 
 @pytest.mark.parametrize(
