@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -97,25 +96,20 @@ class PairHistory:
 
     def at(self, places: Tensor | None) -> dict[str, Tensor]:
         """The pairs at places [n]; None: all in order."""
-        if places is None:
-            return dict(self._memory)
-        return {name: memory.index_select(0, places) for name, memory in self._memory.items()}
+        return {name: self._at(name, places) for name in self._memory}
+
+    def _at(self, name: str, places: Tensor | None) -> Tensor:
+        memory = self._memory[name]
+        return memory if places is None else memory.index_select(0, places)
 
     def counts(self, places: Tensor | None, num_skills: tuple[int, int]) -> Tensor:
         """How many of the pairs at places count for each skill: [n_Z + n_z] float64.
 
         A step counts for its team skill where any agent lives, and for the skills of those living.
         """
-        wanted = {
-            name: self._memory[name]
-            for name in ("team_skill", "agent_skills", "alive")
-            if name in self._memory
-        }
-        pairs = {
-            name: x if places is None else x.index_select(0, places) for name, x in wanted.items()
-        }
-        team, agents = pairs["team_skill"], pairs["agent_skills"]
-        alive = pairs.get("alive", torch.ones_like(agents)).double()
+        team, agents = self._at("team_skill", places), self._at("agent_skills", places)
+        alive = self._at("alive", places) if "alive" in self._memory else torch.ones_like(agents)
+        alive = alive.double()
         counts = alive.new_zeros(sum(num_skills))
         counts.scatter_add_(0, team, alive.amax(-1))
         return counts.scatter_add_(0, num_skills[0] + agents.flatten(), alive.flatten())
@@ -230,14 +224,15 @@ class Discriminators:
         self, pairs: dict[str, Tensor], skill: str, weighing: Weighing
     ) -> list[Part[dict[str, Tensor]]]:
         """The pairs as they go through a network, each with what it weighs."""
-        weights: list[Tensor] = []
-        if "alive" in pairs:  # a step counts for the team if any agent lives
-            alive = pairs["alive"].to(pairs["obs"].dtype)
-            weights.append(alive.amax(-1) if skill == "team_skill" else alive)
+        dtype, weight = pairs["obs"].dtype, None
         if weighing.of_skill is not None:
-            weights.append(weighing.of_skill.to(pairs["obs"].dtype)[pairs[skill]])
-        if weights:
-            pairs = {**pairs, "weight": math.prod(weights[1:], start=weights[0])}
+            weight = weighing.of_skill.to(dtype)[pairs[skill]]
+        if "alive" in pairs:  # a step counts for the team if any agent lives
+            alive = pairs["alive"].to(dtype)
+            alive = alive.amax(-1) if skill == "team_skill" else alive
+            weight = alive if weight is None else weight * alive
+        if weight is not None:
+            pairs = {**pairs, "weight": weight}
         cut = (
             {name: x[rows] for name, x in pairs.items()}
             for rows in slices(len(pairs[skill]), self.config.samples_at_once)
