@@ -122,6 +122,7 @@ def _follow(
     team.clock.agent_skills[:] = torch.from_numpy(pair % config.num_agent_skills)[:, None]
     running = np.ones(len(pair), dtype=bool)
     obs, position = view.obs.copy(), _position(env)
+    farthest = 0 if position is None else int(position.max())  # starts lie all over the map
     seen = team.observe(view)
     cells: list[tuple[np.ndarray, np.ndarray]] = []
     interval = min(config.skill_interval, config.episode_length)
@@ -143,7 +144,7 @@ def _follow(
         obs.reshape(*by_pair, *obs.shape[1:]),
         guessed.reshape(*by_pair, -1),
         None if position is None else position.reshape(*by_pair, *position.shape[1:]),
-        _visited(cells, int(pair[-1]) + 1),
+        _visited(cells, int(pair[-1]) + 1, farthest),
     )
 
 
@@ -154,11 +155,16 @@ def _position(env: BatchedEnv) -> Any:
     return position if is_cells else None
 
 
-def _visited(cells: list[tuple[np.ndarray, np.ndarray]], pairs: int) -> np.ndarray | None:
-    """Counts of (pair [R], position [R, N, 2]) as shares per pair: [P, rows, columns]."""
+def _visited(
+    cells: list[tuple[np.ndarray, np.ndarray]], pairs: int, farthest: int
+) -> np.ndarray | None:
+    """Counts of (pair [R], position [R, N, 2]) as shares per pair: [P, rows, columns].
+
+    The map reaches one beyond `farthest`, a row or column that somebody was in, or beyond these.
+    """
     if not cells or not sum(len(pair) for pair, _ in cells):
         return None
-    size = 2 + max(int(position.max(initial=0)) for _, position in cells)
+    size = 2 + max(int(position.max(initial=farthest)) for _, position in cells)
     counts = np.zeros((pairs, size, size))
     for pair, position in cells:
         np.add.at(counts, (pair[:, None], position[..., 0], position[..., 1]), 1)
@@ -196,7 +202,12 @@ def _item_cells(env_name: str, state: np.ndarray) -> np.ndarray | None:
 
 
 def _reached(items: np.ndarray, visited: np.ndarray) -> dict[str, Any]:
-    """To how many of the items some pair leads, and the best pair's share of time on each."""
+    """To how many of the items some pair leads, and the best pair's share of time on each.
+
+    An item beyond the map of what was visited is one that nobody came near.
+    """
+    beyond = max(0, items.max() + 1 - visited.shape[1])
+    visited = np.pad(visited, ((0, 0), (0, beyond), (0, beyond)))
     best = visited[:, items[:, 0], items[:, 1]].max(axis=0)
     return {
         "cells": items.tolist(),

@@ -9,7 +9,7 @@ import torch
 from hmasd.agent import HMASDAgent
 from hmasd.bench import where_skills_lead
 from hmasd.bench.skill_maps import draw_skills
-from hmasd.bench.skills import look_at_skills, nearest_distances, separation
+from hmasd.bench.skills import _reached, look_at_skills, nearest_distances, separation
 from hmasd.config import Config
 from hmasd.envs.registry import make_env
 from tests.helpers.runs import register_small_envs, tiny_config
@@ -62,6 +62,23 @@ def test_corners_are_found_only_by_skills_that_go_there(config):
     assert sorted(map(tuple, found["items"]["cells"])) == [(1, 1), (1, 8), (8, 1), (8, 8)]
     assert found["items"]["reached"] == 0 and found["items"]["of"] == 4
     assert max(found["items"]["best_share"]) < 0.25
+
+
+def test_the_map_is_whole_though_nobody_stays_below(config):
+    config = dataclasses.replace(config, skill_interval=90)
+    found = look_at_skills(config, walker((UP, UP, UP, UP), config))
+    visited = np.array(found["pairs"][0]["visited"])
+    assert visited.shape == (10, 10)
+    assert visited[1].sum() == pytest.approx(1.0, abs=0.01)
+    assert len(found["items"]["best_share"]) == 4 and found["items"]["best_share"][2:] == [0.0, 0.0]
+
+
+def test_an_item_beyond_the_map_is_reached_by_nobody():
+    """Starts are drawn: that they touch every wall is likely, not certain."""
+    visited = np.zeros((1, 3, 3))
+    visited[0, 1, 1] = 1.0
+    found = _reached(np.array([[1, 1], [1, 8], [8, 1]]), visited)
+    assert found["best_share"] == [1.0, 0.0, 0.0] and found["reached"] == 1 and found["of"] == 3
 
 
 def test_what_the_coordinator_chooses_adds_up(config):
