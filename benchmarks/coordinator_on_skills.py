@@ -4,8 +4,9 @@
         --total-steps 1000000
 
 Whether the coordinator finds what the skills make possible, without the time that learning them
-takes. The run is the checkpoint's, with the flags that are given; its coordinator begins anew, and
-it explores all the time, so the skills do not learn. Prints ten lines of what the rounds said.
+takes. The run is the checkpoint's, with the flags that are given; its coordinator begins anew and
+explores from the first round on until it wins, and the skills never learn. Prints ten lines of what
+the rounds said.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ def train(config: Config, networks: dict[str, torch.Tensor]) -> list[dict[str, f
         config: of the run.
         networks: whose parameters, but for the coordinator's, are taken.
     """
-    always = {"is_on": lambda *_: True, "pauses_skills": lambda *_: True}
+    always = {"_is_time": lambda *_: True, "pauses_skills": lambda *_: True}
     with mock.patch.multiple(Exploration, **always):
         trainer = Trainer(replace(config, exploration_start=max(1, config.exploration_start)))
         own = trainer.agent.networks.state_dict()

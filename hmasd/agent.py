@@ -153,11 +153,6 @@ class HMASDAgent:
         return self.gate.due()
 
     @property
-    def _num_skills(self) -> tuple[int, int]:
-        """Of the team, and of each agent."""
-        return self.config.num_team_skills, self.networks.coordinator.num_agent_skills
-
-    @property
     def _coordinator_learns(self) -> bool:
         """Whether skills are chosen by the coordinator, and so its segments are kept."""
         return self.config.high_level == "coordinator"
@@ -227,7 +222,7 @@ class HMASDAgent:
         ended = terminated | truncated
         closing = self.team.advance(ended).nonzero().squeeze(-1)
         if self._coordinator_learns:
-            self.high_storage.add_reward(reward)
+            self.high_storage.add_step(reward, final.state)
             self.high_storage.close(
                 closing, final.state, final.obs, terminated=terminated, ended=ended
             )
@@ -271,12 +266,12 @@ class HMASDAgent:
             1.0 if rollout.alive is None else float(rollout.alive.sum()),
             *ended_and_won(rollout, self.low_storage.discarded),
         )
-        self.exploration.hear(*episodes)
+        self.exploration.hear(self.env_steps, *episodes)
         self._follow_wins()
         metrics = self._round_metrics(rollout, living)
         metrics["sync/discarded_samples"] = lost * self.low_storage.length
         metrics["Buffer/high_level_buffer_size"] = closed
-        if closed >= self.config.high_level_batch_size:
+        if closed >= self.exploration.segments_due:
             metrics |= self._update_coordinator(self._next_view)
         if self.config.low_level == "discoverer":
             metrics |= self._update_discoverer(rollout, self._next_view, living)
@@ -286,10 +281,11 @@ class HMASDAgent:
         return numbers
 
     def _follow_wins(self) -> None:
-        """Let the sizes of all steps and the coordinator's entropy follow how often it wins."""
+        """Let the sizes of all steps, the coordinator's entropy and its bonus follow the wins."""
         for learner in self._learners:
             learner.size_steps(self.exploration.step_share)
         self.coordinator.entropy_coef = self.exploration.entropy_coef
+        self.coordinator.novelty_coef = self.exploration.novelty_coef
 
     def _update_discoverer(
         self, rollout: LowRollout, next_view: TensorView, living: float
@@ -347,9 +343,14 @@ class HMASDAgent:
 
     def _learn_from(self, segments: HighRollout) -> Metrics:
         """The coordinator's update on the closed segments, which are forgotten then."""
-        batch = self.coordinator.prepare(segments, self.exploration.is_on(self.env_steps))
-        metrics = self.coordinator.update(batch)
+        explores = self.exploration.is_on
+        if self.team.by_chance:  # the coordinator chose none of it, and learns nothing from it
+            metrics = self.coordinator.survey(segments)
+        else:
+            batch = self.coordinator.prepare(segments, explores)
+            metrics = self.coordinator.update(batch, explores)
         self.high_storage.clear()
+        self.team.by_chance = self.coordinator.plans_survey(explores)
         return metrics | {
             "high/segments": self.ranks.total(len(segments.env)),
             "high/cut_share": float(self.ranks.mean(segments.cut.double())),
@@ -369,10 +370,11 @@ class HMASDAgent:
             "sync/coordinator_version": float(self.coordinator_version),
         }
         if self._coordinator_learns:
-            metrics["high/explores"] = float(self.exploration.is_on(self.env_steps))
+            metrics["high/explores"] = float(self.exploration.is_on)
         if living > 0:
             weights = counting(rollout, self.device, self.team.dtype)
-            metrics |= skill_metrics(rollout, self._num_skills, weights, self.ranks)
+            num_skills = config.num_team_skills, self.networks.coordinator.num_agent_skills
+            metrics |= skill_metrics(rollout, num_skills, weights, self.ranks)
         return metrics
 
     # --- saving -------------------------------------------------------------------------------
@@ -386,7 +388,7 @@ class HMASDAgent:
             "generators": {name: g.get_state() for name, g in self.generators.items()},
             "gate": self.gate.state_dict(),
             "noise_scale": self.discoverer.noise_scale.state_dict(),
-            "success": self.exploration.success,
+            "exploration": self.exploration.state_dict(),
             "coordinator_version": self.coordinator_version,
             "env_steps": self.env_steps,
             "team": self.team.state_dict(),
@@ -417,7 +419,7 @@ class HMASDAgent:
             generator.set_state(state["generators"][name])
         self.gate.load_state_dict(state["gate"])
         self.discoverer.noise_scale.load_state_dict(state["noise_scale"])
-        self.exploration.success = state["success"]
+        self.exploration.load_state_dict(state["exploration"])
         self._follow_wins()
         self.coordinator_version = state["coordinator_version"]
         self.env_steps = state["env_steps"]

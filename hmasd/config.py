@@ -105,19 +105,25 @@ class Config:
     is the plain sum and gamma counts once per decision, so that wasting one costs hardly anything,
     and greedy play may repeat a choice that leads nowhere."""
     novelty_coef: float = 1.0
-    """Weight of a bonus in the coordinator's reward, while it explores, for states that stand out
-    as new: by how much the novelty (1 to 0) of the state that a segment leads to exceeds what is
-    usual in its batch. It draws the coordinator to what was hardly ever seen, such as a thing
-    collected, where the team reward needs more steps in a row than chance makes; it fades as
-    1 / sqrt(visits). 0: none."""
+    """Weight of a bonus in the coordinator's reward, while it explores, for what a segment brings
+    about that chance choices of skills hardly ever do, such as a thing collected, where the team
+    reward needs more steps in a row than chance makes. 1: twice as new as usual is worth 0.7, paid
+    once, when it comes about. 0: none."""
     exploration_start: int = 500_000
-    """Env steps after which the coordinator explores for half as many, unless half of about the
-    last 100 episodes were won; training as before goes on until the steps have doubled, and so on:
-    from 500 to 750 thousand, 1 to 1.5 million, 2 to 3, ... While the coordinator explores, the
-    bonus is paid and the skills pause: it finds its way among skills that stay as they are, where
-    it is lost among moving ones. (Skills that earn the team reward themselves do not pause.) In
-    between they move on, and the next time it finds others. A game that does not tell success is
-    never won: set it to 0 there, and losing_entropy to 1. 0: it never explores (paper)."""
+    """Env steps after which the coordinator explores for twice as many, unless half of about the
+    last 100 episodes were won; then training as before goes on for as many as at first, and so on:
+    from 0.5 to 1.5 million, 2 to 3, 3.5 to 4.5, ... Exploring begins with a survey of what skills
+    by chance lead to; then the bonus is paid. The skills pause meanwhile: a coordinator finds its
+    way among skills that stay as they are, where it is lost among moving ones. (Skills that earn
+    the team reward themselves do not pause.) In between they move on, and the next time it finds
+    others. A game that does not tell success is never won: set it to 0 there, and losing_entropy
+    to 1. 0: it never explores (paper)."""
+    exploration_batch_size: int = 512
+    """Closed segments after which an exploring coordinator is updated: what it looks for is rare,
+    and many segments of an episode in a row tell what led to it. The survey takes two such
+    batches."""
+    exploration_epochs: int = 15
+    """PPO passes of an exploring coordinator over a batch of segments."""
 
     # --- optimisation -------------------------------------------------------------------------
     learning_rate: float = 1e-3

@@ -63,6 +63,7 @@ class EnvStep(NamedTuple):
 HOST_FIELDS = {
     *("env", "envs", "reward", "terminated", "truncated", "success", "ended", "restart"),
     *("alive", "length", "cut", "policy_version", "coordinator_version", "discarded"),
+    "is_first",
 }
 """Fields of everything below that stay on the host (rewards, ends, who lives, which version): few
 numbers, by which it decides what comes next without waiting for the networks' device, where the
@@ -141,6 +142,9 @@ class HighRollout(NamedTuple):
     next_obs: Tensor  # [D, N, O]
     coordinator_version: Tensor  # [D] int64
     alive: Tensor  # [D, N] bool, at the decision
+    mean_state: Tensor  # [D, S] of the states that the segment's steps reached
+    mean_before: Tensor  # [D, S] that of the segment before it in its episode
+    is_first: Tensor  # [D] bool, there is none before it
     mask: Tensor | None = None  # [D, N, A] bool, where skills are actions: those allowed
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hmasd.algorithm import losses
-from hmasd.algorithm.novelty import Novelty, standing_out
+from hmasd.algorithm.novelty import Novelty
 from hmasd.algorithm.optimization import (
     Learner,
     Means,
@@ -48,21 +48,36 @@ class Coordinator:
         ranks: Ranks = ALONE,
         novelty: Novelty | None = None,
     ) -> None:
-        """`novelty`: of the states that segments lead to, worth `novelty_coef`; None: nothing."""
+        """`novelty`: of what segments pass through, worth `novelty_coef`; None: nothing."""
         self.config = config
         self.ranks = ranks
         self.network = network
         self.normalizer = normalizer
         self.novelty = novelty
         self.entropy_coef = config.high_entropy_coef
+        self.novelty_coef = config.novelty_coef
         self.learner = Learner("coordinator", network, config, ranks)
 
-    def prepare(self, segments: HighRollout, pays_novelty: bool = False) -> HighBatch:
+    def plans_survey(self, explores: bool) -> bool:
+        """Whether skills are to be chosen by chance from here on; past surveys are forgotten."""
+        if self.novelty is None:
+            return False
+        if not explores:
+            self.novelty.forget()
+        return explores and not self.novelty.is_known
+
+    def survey(self, segments: HighRollout) -> Metrics:
+        """Look at what chance leads to; a step of `plans_survey`."""
+        assert self.novelty is not None, "who surveys asks what is new"
+        self.novelty.survey(segments)
+        return {}
+
+    def prepare(self, segments: HighRollout, explores: bool = False) -> HighBatch:
         """Advantages and targets of a batch of segments, one per token.
 
         Args:
             segments: of one coordinator version.
-            pays_novelty: whether `novelty_coef` counts already.
+            explores: whether what is new counts, as far as the survey tells what that is.
         """
         with torch.no_grad():
             value, next_value = (
@@ -73,9 +88,9 @@ class Coordinator:
                 )
             )  # [D, N+1], normalised units
         novelty = None
-        if self.novelty is not None and pays_novelty:
-            novelty = self.novelty.visit(segments.next_state)
-            bonus = self.config.novelty_coef * standing_out(novelty, self.ranks)
+        if self.novelty is not None and explores and self.novelty.is_known:
+            novelty = self.novelty.of(segments.mean_state)
+            bonus = self.novelty_coef * self.novelty.rise(segments)
             segments = segments._replace(reward=segments.reward + to_host(bonus))
         real_value = self.normalizer.denormalize(value)
         advantage = self._advantage(segments, real_value, self.normalizer.denormalize(next_value))
@@ -133,12 +148,14 @@ class Coordinator:
         )
         return advantage[at]
 
-    def update(self, batch: HighBatch) -> Metrics:
+    def update(self, batch: HighBatch, explores: bool = False) -> Metrics:
         """All PPO epochs over one batch of segments; returns the metrics `high/...`."""
+        config = self.config
+        epochs = config.exploration_epochs if explores else config.coordinator_epochs
         parts, means = self._parts(batch), Means(*METRICS, ranks=self.ranks)
         ratio_errors: list[Tensor] = []
         steps = 0
-        for _ in range(self.config.coordinator_epochs):
+        for _ in range(epochs):
             moved: list[Tensor] = []
             self.learner.accumulate(self._losses(parts, means, ratio_errors, moved))
             if steps and self._has_moved_far(moved):

@@ -8,7 +8,9 @@ from hmasd.config import Config
 from hmasd.types import LowRollout
 
 WINDOW = 100  # episodes that the share of wins averages over
-ENOUGH = 0.5  # share of wins from which on there is nothing to explore for
+SOME = 0.01  # share of wins that is worth following when the time for exploring is over
+FEW = 0.1  # share of wins below which there is something to explore for
+MOST = 0.9  # share of wins from which on there is nothing to explore for
 
 
 def ended_and_won(rollout: LowRollout, lost: Tensor | None) -> tuple[float, float]:
@@ -29,30 +31,49 @@ class Exploration:
     def __init__(self, config: Config) -> None:
         self.config = config
         self.success = 0.0
+        self.is_on = False
 
-    def hear(self, ended: float, won: float) -> None:
-        """Take in a round: of its episodes, all ranks', how many ended and how many were won.
+    def hear(self, env_steps: int, ended: float, won: float) -> None:
+        """Take in a round that ended after so many env steps.
 
-        A running mean that begins at 0, so a team counts as winning some time after it does.
+        The share of wins is a running mean that begins at 0, so a team counts as winning some time
+        after it does. Exploring begins where it is time for it and hardly anything is won. It ends
+        with its time, but where something is won only when most is: the steps from the first wins
+        to the habit are those that are lost most easily.
+
+        Args:
+            env_steps: of all ranks, this round's included.
+            ended: how many episodes of all ranks ended in it.
+            won: how many of them were won.
         """
         self.success += (won - ended * self.success) / max(WINDOW, ended)
+        time = self._is_time(env_steps)
+        if self.is_on:
+            self.is_on = self.success < MOST and (time or self.success >= SOME)
+        else:
+            self.is_on = time and self.success < FEW
 
-    def is_on(self, env_steps: int) -> bool:
-        """Whether the coordinator explores in the round that ends after so many env steps.
-
-        It does from 2ⁿ to 1.5 · 2ⁿ times the start: the longer it took, the longer it tries.
-        """
+    def _is_time(self, env_steps: int) -> bool:
+        """Over and over training goes on as usual until the start, then for twice as many not."""
         start = self.config.exploration_start
-        if self.config.high_level == "random" or self.success >= ENOUGH:
-            return False
-        if not 0 < start <= env_steps:
-            return False
-        doubled = 1 << (env_steps // start).bit_length() - 1  # 2ⁿ
-        return 2 * env_steps < 3 * doubled * start
+        explorable = start > 0 and self.config.high_level == "coordinator"
+        return explorable and env_steps % (3 * start) >= start
 
     def pauses_skills(self, env_steps: int) -> bool:
         """Whether the skills stay as they are; those that earn the team reward never do."""
-        return self.is_on(env_steps) and self.config.extrinsic_coef == 0
+        searches = self.is_on and self.success < FEW and self._is_time(env_steps)
+        return searches and self.config.extrinsic_coef == 0
+
+    @property
+    def segments_due(self) -> int:
+        """Closed segments that the coordinator's update waits for."""
+        config = self.config
+        return config.exploration_batch_size if self.is_on else config.high_level_batch_size
+
+    @property
+    def novelty_coef(self) -> float:
+        """Weight of what is new: the less, the more is won."""
+        return (1 - self.success) * self.config.novelty_coef
 
     @property
     def step_share(self) -> float:
@@ -64,3 +85,11 @@ class Exploration:
         """λ_h: who wins keeps all skills in use (`losing_entropy`)."""
         share = 1 + (self.config.losing_entropy - 1) * (1 - self.success)
         return share * self.config.high_entropy_coef
+
+    def state_dict(self) -> dict[str, float | bool]:
+        """Everything needed to go on exactly."""
+        return {"success": self.success, "is_on": self.is_on}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Go on exactly from `state_dict`."""
+        self.success, self.is_on = state["success"], state["is_on"]

@@ -1,6 +1,8 @@
-"""Stop 5, high level: how new the states are that segments lead to (`novelty_coef`)."""
+"""Stop 5, high level: how seldom chance leads to what segments pass through (`novelty_coef`)."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -8,10 +10,12 @@ from torch.nn.functional import layer_norm
 
 from hmasd.distributed import ALONE, Ranks
 from hmasd.kernels.transfer import to_device
+from hmasd.types import HighRollout
 
 NUM_DIRECTIONS = 128  # two features each; the update costs their number cubed
 LENGTH_SCALE = 5.0  # standard deviations of a state's entries: states farther apart are strangers
-DEVIATIONS = 1.0  # standard deviations of a batch's novelty that are nothing to be rewarded
+DEVIATIONS = 2.0  # of chance's log novelty above its mean, that are nothing to be rewarded
+SURVEY = 2  # batches of segments under skills by chance
 
 
 def random_directions(state_size: int, seed: int) -> Tensor:
@@ -49,43 +53,83 @@ def novelty(features: Tensor, precision: Tensor) -> Tensor:
     return torch.linalg.solve_triangular(lower, features.T, upper=False).norm(dim=0)
 
 
-def standing_out(novelty: Tensor, ranks: Ranks = ALONE) -> Tensor:
-    """max(0, b - mean - std) over a batch of segments: [D].
-
-    Where agents wander, every place is a little new, the more so the more a skill wanders; such
-    differences stay within the batch's spread. A thing that was collected stands out of it.
-
-    Args:
-        novelty: b [D].
-        ranks: whose segments are the batch together.
-    """
-    mean = ranks.mean(novelty)
-    deviation = ranks.mean((novelty - mean).square()).sqrt()
-    return (novelty - mean - DEVIATIONS * deviation).clamp(min=0)
-
-
 class Novelty:
-    """Remembers all states that segments led to, in one matrix, the same on all ranks."""
+    """How seldom chance choices of skills lead to what segments pass through; same on all ranks.
+
+    A survey comes first: of two batches of segments under skills by chance the first is remembered,
+    the second tells how new what is usual seems beside it. Then nothing more is remembered, so what
+    is rare stays worth looking for however often it is found.
+    """
 
     def __init__(
         self, state_size: int, seed: int, device: torch.device, ranks: Ranks = ALONE
     ) -> None:
         self.ranks = ranks
         self.directions = to_device(random_directions(state_size, seed), device)
-        self.precision = torch.eye(2 * NUM_DIRECTIONS, dtype=torch.float64, device=device)
+        self.forget()
 
-    def visit(self, state: Tensor) -> Tensor:
-        """How new each state [D, S] is, 1 to 0, before any of them is remembered: [D]."""
-        features = fourier_features(state, self.directions)
-        new = novelty(features, self.precision)
-        self.precision += self.ranks.sum(features.T @ features)
-        return new.to(state.dtype)
+    def forget(self) -> None:
+        """Begin anew, with a survey."""
+        size = 2 * NUM_DIRECTIONS
+        self.precision = torch.eye(size, dtype=torch.float64, device=self.directions.device)
+        self.usual = self.directions.new_zeros(2)  # mean and deviation of log b by chance
+        self.surveyed = 0  # batches
 
-    def state_dict(self) -> dict[str, Tensor]:
+    @property
+    def is_known(self) -> bool:
+        """Whether the survey is over."""
+        return self.surveyed == SURVEY
+
+    def survey(self, segments: HighRollout) -> None:
+        """Take in one of the survey's batches: segments under skills by chance."""
+        if self.surveyed == 0:
+            features = fourier_features(segments.mean_state, self.directions)
+            self.precision += self.ranks.sum(features.T @ features)
+        else:
+            log_new = self.of(segments.mean_state).log()
+            mean = self.ranks.mean(log_new)
+            deviation = self.ranks.mean((log_new - mean).square()).sqrt()
+            self.usual = torch.stack([mean, deviation])
+        self.surveyed += 1
+
+    def of(self, state: Tensor) -> Tensor:
+        """How new each state [D, S] is, 1 to 0: [D] float64."""
+        return novelty(fourier_features(state, self.directions), self.precision)
+
+    def rise(self, segments: HighRollout) -> Tensor:
+        """By how much more what a segment passed through stands out than what came before it: [D].
+
+        Each is worth Φ = max(0, log b - mean - 2 deviations), so chance's own spread counts
+        nothing. A segment gets Φ less the Φ of the one before it in its episode: a rare thing
+        pays once, when it comes, and who goes to a rare place pays back what it got on leaving.
+        """
+        after, before = (
+            standing_out(self.of(state).log(), self.usual)
+            for state in (segments.mean_state, segments.mean_before)
+        )
+        first = to_device(segments.is_first, before.device)
+        return (after - before.masked_fill(first, 0)).to(segments.state.dtype)
+
+    def state_dict(self) -> dict[str, Any]:
         """Everything needed to go on exactly."""
-        return {"directions": self.directions, "precision": self.precision}
+        names = ("directions", "precision", "usual", "surveyed")
+        return {name: getattr(self, name) for name in names}
 
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on exactly from `state_dict`."""
-        self.directions = state["directions"].to(self.directions, copy=True)
-        self.precision = state["precision"].to(self.precision, copy=True)
+        for name in ("directions", "precision", "usual"):
+            setattr(self, name, state[name].to(self.directions, copy=True))
+        self.surveyed = state["surveyed"]
+
+
+def standing_out(log_novelty: Tensor, usual: Tensor) -> Tensor:
+    """Φ = max(0, log b - mean - 2 deviations): [D].
+
+    With b = 1 / √(1 + n) a step of Φ is the ratio in which things are rare.
+
+    Args:
+        log_novelty: log b [D].
+        usual: mean and deviation of log b where skills are chosen by chance.
+    """
+    mean, deviation = usual
+    return (log_novelty - mean - DEVIATIONS * deviation).clamp(min=0)

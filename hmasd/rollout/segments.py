@@ -25,6 +25,8 @@ class SegmentStorage:
         self.num_closed = 0
         self._closed_before = 0  # segments closed in earlier rounds
         self._open: dict[str, Tensor] = {}  # [E, ...] each
+        self._last_mean = torch.zeros(0)  # [E, S] of the last closed segment
+        self._is_first = torch.ones(num_envs, dtype=torch.bool)  # [E] the next one of its episode
         self._closed: list[HighRollout] = []
 
     def open(self, decision: Decision, view: TensorView, coordinator_version: int) -> None:
@@ -32,6 +34,8 @@ class SegmentStorage:
         envs, team_skill, agent_skills, logp, mask = decision
         at = _everywhere(envs, logp.device)
         index = at[logp.device]
+        if not self._open:
+            self._last_mean = torch.zeros_like(view.state)
         alive = torch.ones(agent_skills.shape, dtype=torch.bool)
         decided = {
             "state": view.state[index],
@@ -43,6 +47,9 @@ class SegmentStorage:
             "length": torch.zeros_like(envs),
             "coordinator_version": torch.full_like(envs, coordinator_version),
             "alive": alive if view.alive is None else view.alive[envs],
+            "mean_state": torch.zeros_like(view.state[index]),  # the sum, while it is open
+            "mean_before": self._last_mean[index],
+            "is_first": self._is_first[envs],
         }
         if mask is not None:
             decided["mask"] = mask
@@ -51,12 +58,18 @@ class SegmentStorage:
                 self._open[name] = value.new_zeros(self.num_envs, *value.shape[1:])
             self._open[name][at[value.device]] = value
 
-    def add_reward(self, reward: Tensor) -> None:
-        """Add one step's team reward [E], on the host, to the open segments."""
+    def add_step(self, reward: Tensor, state: Tensor) -> None:
+        """Add one step to the open segments: its team reward [E], on the host, and where it led.
+
+        Args:
+            reward: [E] on the host.
+            state: [E, S] reached, of the same episode.
+        """
         length = self._open["length"]
         if self.step_discount != 1:
             reward = reward * self.step_discount**length
         self._open["reward"] += reward
+        self._open["mean_state"] += state
         length += 1
 
     def close(
@@ -83,6 +96,10 @@ class SegmentStorage:
             return
         at = _everywhere(envs, next_state.device)
         opened = {name: value[at[value.device]] for name, value in self._open.items()}
+        steps = to_device(opened["length"].unsqueeze(-1), next_state.device, next_state.dtype)
+        opened["mean_state"] /= steps
+        self._last_mean[at[next_state.device]] = opened["mean_state"]
+        self._is_first[envs] = ended[envs] & (not cut)
         self._closed.append(
             HighRollout(
                 env=envs,
@@ -153,6 +170,7 @@ class SegmentStorage:
         if not self._open:  # nothing was ever decided
             return
         self._open["length"][lost] = 0
+        self._is_first |= lost
         if not self._closed:
             return
         segments = _join(self._closed)
@@ -181,6 +199,8 @@ class SegmentStorage:
         """Everything needed to go on exactly, in the middle of a segment too."""
         return {
             "open": dict(self._open),
+            "last_mean": self._last_mean,
+            "is_first": self._is_first,
             "closed": [
                 {name: value for name, value in segments._asdict().items() if value is not None}
                 for segments in self._closed
@@ -191,6 +211,7 @@ class SegmentStorage:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on exactly from `state_dict`."""
         self._open = {name: value.clone() for name, value in state["open"].items()}
+        self._last_mean, self._is_first = state["last_mean"].clone(), state["is_first"].clone()
         self._closed = [HighRollout(**segments) for segments in state["closed"]]
         self.num_closed = sum(len(segments.env) for segments in self._closed)
         self._closed_before = state["closed_before"]

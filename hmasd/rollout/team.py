@@ -70,6 +70,7 @@ class Team:
         self.actor = actor
         self.generators = generators
         self.share = share or EnvShare(0, shape[0], shape[0])
+        self.by_chance = config.high_level == "random"  # who chooses skills now
         self.forced: Sequence[int | None] | None = None  # skills given: see SkillCoordinator.act
         self.skills_are_actions = config.low_level == "action"
         example = next(actor.parameters())
@@ -103,12 +104,12 @@ class Team:
         envs = self.clock.due.nonzero().squeeze(-1)
         index = to_device(envs, self.device)
         uniform = None if numbers is None else numbers[index]
-        if self.config.high_level == "random":
-            decision = self._draw_skills(envs, uniform)
+        mask = None
+        if self.skills_are_actions and view.action_mask is not None:
+            mask = view.action_mask[index]
+        if self.by_chance:
+            decision = self._draw_skills(envs, uniform, mask)
         else:
-            mask = None
-            if self.skills_are_actions and view.action_mask is not None:
-                mask = view.action_mask[index]
             choice = self.coordinator.act(
                 view.state[index], view.obs[index], uniform, mask, self.forced
             )
@@ -129,26 +130,34 @@ class Team:
         numbers = draw(size, generator=generator, device=self.device, dtype=self.dtype)
         return numbers[self.share.rows]
 
-    def _draw_skills(self, envs: Tensor, uniform: Tensor | None) -> Decision:
-        """All skills equally likely, for some envs [n]; uniform: [n, N+1], None: the first ones."""
+    def _draw_skills(self, envs: Tensor, uniform: Tensor | None, mask: Tensor | None) -> Decision:
+        """All allowed skills equally likely.
+
+        Args:
+            envs: [n] those that choose.
+            uniform: [n, N+1] numbers in [0, 1), or None for the first allowed ones.
+            mask: [n, N, n_z] bool, those that agents may choose, or None for all.
+        """
         config, num_agents = self.config, self.hidden.shape[1]
         tokens = (
-            (slice(0, 1), config.num_team_skills),
-            (slice(1, num_agents + 1), config.num_agent_skills),
+            (slice(0, 1), config.num_team_skills, None),
+            (slice(1, num_agents + 1), self.coordinator.num_agent_skills, mask),
         )
         team, agents = (
             distributions.sample_categorical(
-                self.hidden.new_zeros(len(envs), token.stop - token.start, num),
+                distributions.mask_logits(
+                    self.hidden.new_zeros(len(envs), token.stop - token.start, num), allowed
+                ),
                 None if uniform is None else uniform[:, token],
             )
-            for token, num in tokens
+            for token, num, allowed in tokens
         )
         skills = torch.cat([team.choice, agents.choice], dim=1)  # [n, N+1]
         for token, given in enumerate(self.forced or ()):
             if given is not None:
                 skills[:, token] = given
         logp = torch.cat([team.logp, agents.logp], dim=1)
-        return Decision(envs, skills[:, 0], skills[:, 1:], logp)
+        return Decision(envs, skills[:, 0], skills[:, 1:], logp, mask)
 
     @torch.no_grad()
     def act(self, view: TensorView) -> TeamAction:
@@ -199,6 +208,7 @@ class Team:
             "clock": self.clock.state_dict(),
             "hidden": self.hidden.clone(),
             "restart": self.restart.clone(),
+            "by_chance": self.by_chance,
         }
 
     def load_state_dict(self, state: dict) -> None:
@@ -206,3 +216,4 @@ class Team:
         self.clock.load_state_dict(state["clock"])
         self.hidden = state["hidden"].to(self.device, copy=True)
         self.restart = state["restart"].clone()
+        self.by_chance = state["by_chance"]

@@ -147,6 +147,9 @@ def segments_of_envs(
         next_obs=there[:, 1:, None],
         coordinator_version=torch.zeros(count, dtype=torch.int64),
         alive=torch.ones(count, 2, dtype=torch.bool),
+        mean_state=there[:, :1],
+        mean_before=here[:, :1],
+        is_first=torch.zeros(count, dtype=torch.bool),
     ), rewards
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -18,6 +18,7 @@ from hmasd.algorithm.novelty import (
     random_directions,
     standing_out,
 )
+from hmasd.config import Config
 from hmasd.types import HighRollout
 from tests.helpers.envs import Counter
 from tests.helpers.rounds import SMALL, Player, captured
@@ -29,22 +30,22 @@ def states(number: int, size: int = 20, seed: int = 0) -> Tensor:
     return torch.randn(number, size, generator=torch.Generator().manual_seed(seed))
 
 
+def segments(
+    mean: Tensor, before: Tensor | None = None, first: list[bool] | None = None
+) -> HighRollout:
+    """Segments that passed through `mean` on average; by default each is its episode's first."""
+    nothing: dict[str, Any] = dict.fromkeys(HighRollout._fields)
+    is_first = torch.tensor([True] * len(mean) if first is None else first)
+    before = torch.zeros_like(mean) if before is None else before
+    known = {"state": mean, "mean_state": mean, "mean_before": before, "is_first": is_first}
+    return HighRollout(**nothing | known)
+
+
 @pytest.mark.parametrize("visits", [0, 1, 5, 40])
 def test_a_state_seen_n_times_is_worth_one_over_root_of_one_plus_n(visits: int) -> None:
     memory, state = Novelty(20, 3, CPU), states(1)
-    for _ in range(visits):
-        memory.visit(state)
-    assert float(memory.visit(state)) == pytest.approx(1 / math.sqrt(1 + visits), rel=1e-5)
-
-
-def test_several_at_once_are_remembered_as_one_by_one_but_only_afterwards() -> None:
-    at_once, one_by_one = Novelty(20, 3, CPU), Novelty(20, 3, CPU)
-    seen, asked = states(30), states(5, seed=1)
-    first = at_once.visit(seen)
-    torch.testing.assert_close(first, torch.ones(30), rtol=0, atol=1e-5)
-    later = torch.cat([one_by_one.visit(state.unsqueeze(0)) for state in seen])
-    assert later[-1] < 1 - 1e-3  # control: the last one resembles those before
-    torch.testing.assert_close(at_once.visit(asked), one_by_one.visit(asked), rtol=1e-9, atol=0)
+    memory.survey(segments(state.expand(visits, -1)))
+    assert float(memory.of(state)) == pytest.approx(1 / math.sqrt(1 + visits), rel=1e-5)
 
 
 def test_novelty_is_the_deviation_of_a_gaussian_process() -> None:
@@ -72,11 +73,10 @@ def test_features_approximate_the_kernel() -> None:
 
 def test_what_was_never_seen_stays_new_beside_what_was() -> None:
     memory = Novelty(20, 3, CPU)
-    ordinary, rare = states(1).expand(200, -1), -states(1)
-    for _ in range(5):
-        memory.visit(ordinary + 0.05 * states(200, seed=1))
-    assert float(memory.visit(ordinary[:1])) < 0.1
-    assert float(memory.visit(rare)) > 0.7
+    ordinary, rare = states(1).expand(1000, -1), -states(1)
+    memory.survey(segments(ordinary + 0.05 * states(1000, seed=1)))
+    assert float(memory.of(ordinary[:1])) < 0.1
+    assert float(memory.of(rare)) > 0.7
 
 
 def test_units_and_offset_of_a_state_do_not_count() -> None:
@@ -86,85 +86,159 @@ def test_units_and_offset_of_a_state_do_not_count() -> None:
 
 
 def test_what_stands_out_by_hand() -> None:
-    """Eleven of 0.1 and one of 0.7: mean 0.15, deviation √(0.33/12), so 0.7 - 0.15 - 0.1658."""
-    batch = torch.tensor([*[0.1] * 11, 0.7], dtype=torch.float64)
-    bonus = standing_out(batch)
-    assert (bonus[:-1] == 0).all()
-    assert float(bonus[-1]) == pytest.approx(0.55 - math.sqrt(0.33 / 12))
+    """Usual is -2 give or take 0.25, so what is below -1.5 does not count."""
+    usual = torch.tensor([-2.0, 0.25], dtype=torch.float64)
+    found = standing_out(torch.tensor([-2.5, -1.6, -1.5, -0.25], dtype=torch.float64), usual)
+    assert found.tolist() == pytest.approx([0, 0, 0, 1.25])
 
 
-def test_wandering_does_not_stand_out_but_what_was_collected_does() -> None:
-    """Places differ as normal noise does; control: the plain novelty pays for all of them."""
-    places = 0.2 + 0.04 * torch.randn(2000, generator=torch.Generator().manual_seed(0))
-    collected = torch.full((40,), 0.4)
-    bonus = standing_out(torch.cat([places, collected]))
-    assert bonus[2000:].min() > 0.1
-    assert bonus[:2000].mean() < 0.005
-    assert places.mean() > 0.19
+def surveyed(number: int = 400) -> tuple[Novelty, Tensor]:
+    """After a survey among ordinary states; and an ordinary one and two ever rarer ones."""
+    memory, centre = Novelty(20, 3, CPU), states(1)
+    rare = torch.where(torch.arange(20) == 3, 8.0, centre)  # one entry is another
+    rarer = torch.where(torch.arange(20) == 7, -8.0, rare)
+    assert not memory.is_known
+    for seed in (1, 2):
+        wandering = centre + 0.2 * states(number, seed=seed)
+        memory.survey(segments(torch.cat([wandering, rare + 0.2 * states(4, seed=seed)])))
+    assert memory.is_known
+    return memory, torch.cat([centre, rare, rarer])
+
+
+def test_the_second_batch_of_a_survey_says_what_is_usual_beside_the_first() -> None:
+    memory, beside = Novelty(20, 3, CPU), Novelty(20, 3, CPU)
+    first, second = states(50), states(30, seed=1)
+    for one in (memory, beside):
+        one.survey(segments(first))
+    log_new = beside.of(second).log()
+    memory.survey(segments(second))
+    expected = [float(log_new.mean()), float(log_new.std(correction=0))]
+    assert memory.usual.tolist() == pytest.approx(expected)
+    assert torch.equal(memory.precision, beside.precision)
+
+
+def test_a_rare_thing_pays_once_and_a_rarer_one_again() -> None:
+    """An episode of four segments: ordinary, rare, rare still, rarer."""
+    memory, (centre, rare, rarer) = surveyed()
+    passed = torch.stack([centre, rare, rare, rarer])
+    before = torch.stack([rarer, centre, rare, rare])  # of the first one nothing counts
+    pays = memory.rise(segments(passed, before, [True, False, False, False]))
+    assert pays[0] == pays[2] == 0
+    assert pays[1] > 0.3
+    assert pays[3] > 0.3
+    log_new = memory.of(torch.stack([rare, rarer])).log()
+    at_first = float(log_new[0] - memory.usual[0] - 2 * memory.usual[1])
+    assert float(pays[1]) == pytest.approx(at_first, rel=1e-4)
+    assert float(pays[3]) == pytest.approx(float(log_new[1] - log_new[0]), rel=1e-4)
+
+
+def test_who_leaves_a_rare_place_pays_back_what_it_got_there() -> None:
+    memory, (centre, rare, _) = surveyed()
+    there, back = memory.rise(
+        segments(torch.stack([rare, centre]), torch.stack([centre, rare]), [False, False])
+    )
+    assert there > 0.3
+    assert there + back == 0
+
+
+def test_finding_it_often_does_not_make_it_usual_until_all_is_forgotten() -> None:
+    memory, (centre, rare, _) = surveyed()
+    found = segments(rare.unsqueeze(0), centre.unsqueeze(0), [False])
+    pays = [float(memory.rise(found)) for _ in range(5)]
+    assert len(set(pays)) == 1
+    memory.forget()
+    assert not memory.is_known
+    assert float(memory.of(rare.unsqueeze(0))) == pytest.approx(1.0)
+
+
+def test_wandering_pays_hardly_anything() -> None:
+    """Control: the plain novelty pays for all of it."""
+    memory, (centre, rare, _) = surveyed()
+    wandering = centre + 0.2 * states(2000, seed=5)
+    assert float(memory.rise(segments(wandering)).mean()) < 0.02
+    assert float(memory.of(wandering).mean()) > 0.03
+    assert float(memory.rise(segments(rare.unsqueeze(0)))) > 0.3
 
 
 # --- in the coordinator --------------------------------------------------------------------------
 
+EXPLORES = replace(
+    SMALL, high_level_batch_size=1, exploration_batch_size=1, exploration_start=3 * SMALL.batch_size
+)
+
 
 class Learned(NamedTuple):
-    """What the coordinator got and was rewarded for in one update, and the update's metrics."""
+    """What one update's segments were, and what the coordinator was rewarded for."""
 
     segments: HighRollout
-    reward: Tensor
+    reward: Tensor | None  # None: it was not asked to learn
     metrics: dict[str, float]
 
 
-def two_updates(
-    coef: float, monkeypatch: pytest.MonkeyPatch, start: int = SMALL.batch_size
-) -> list[Learned]:
-    """At the first nothing was seen yet, so nothing stands out."""
-    config = replace(SMALL, high_level_batch_size=1, novelty_coef=coef, exploration_start=start)
-    player = Player(config, Counter(4))
-    coordinator = player.agent.coordinator
-    found = []
-    for _ in range(2):
+def updates(config: Config, number: int, monkeypatch: pytest.MonkeyPatch) -> list[Learned]:
+    player, found = Player(config, NeverWon(4)), []
+    agent = player.agent
+    for _ in range(number):
         player.collect()
         with (
-            captured(coordinator, "prepare", monkeypatch) as prepared,
-            captured(coordinator, "_advantage", monkeypatch) as rewarded,
+            captured(agent, "_learn_from", monkeypatch) as closed,
+            captured(agent.coordinator, "_advantage", monkeypatch) as rewarded,
         ):
-            metrics = player.agent.sync_update()
-        found.append(Learned(prepared[0][0], rewarded[0][0].reward, metrics))
+            metrics = agent.sync_update()
+        reward = rewarded[0][0].reward if rewarded else None
+        found.append(Learned(closed[0][0], reward, metrics))
     return found
 
 
-def test_the_bonus_is_of_the_state_reached_and_of_its_weight(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    updates = two_updates(0.25, monkeypatch)
-    memory = Novelty(updates[0].segments.next_state.shape[1], SMALL.seed, CPU)
-    for segments, reward, metrics in updates:
-        new = memory.visit(segments.next_state)
-        torch.testing.assert_close(reward, segments.reward + 0.25 * standing_out(new))
-        assert metrics["high/novelty"] == pytest.approx(float(new.mean()), rel=1e-5)
-    last = updates[1]
-    assert (last.reward - last.segments.reward).max() > 0.01, "nothing stood out"
+class NeverWon(Counter):
+    """A game that is never won."""
+
+    def step(self, action):
+        step = super().step(action)
+        return step._replace(success=step.success & False)
 
 
-def test_without_weight_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    for segments, reward, metrics in two_updates(0.0, monkeypatch):
-        assert torch.equal(reward, segments.reward)
-        assert "high/novelty" not in metrics
+def test_the_bonus_is_the_rise_and_of_its_weight(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Time for it is from the third round to the eighth: one update as ever, two of a survey."""
+    found = updates(replace(EXPLORES, novelty_coef=0.25), 9, monkeypatch)
+    memory = Novelty(found[0].segments.state.shape[1], SMALL.seed, CPU)
+    for plain in (*found[:3], found[8]):
+        assert torch.equal(plain.reward, plain.segments.reward)
+    for survey in found[3:5]:
+        assert survey.reward is None
+        assert "high/policy_loss" not in survey.metrics
+        memory.survey(survey.segments)
+    for one in found[5:8]:
+        rise = memory.rise(one.segments)
+        torch.testing.assert_close(one.reward, one.segments.reward + 0.25 * rise)
+        expected = float(memory.of(one.segments.mean_state).mean())
+        assert one.metrics["high/novelty"] == pytest.approx(expected, rel=1e-5)
+    assert max(float((one.reward - one.segments.reward).max()) for one in found[5:8]) > 1e-3
 
 
-def test_what_was_seen_is_saved_and_taken_over() -> None:
+def test_chance_chooses_during_the_survey_and_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = updates(EXPLORES, 9, monkeypatch)
+    chance = -torch.tensor([2.0, 3.0, 3.0]).log()
+    by_chance = [torch.allclose(one.segments.logp, chance) for one in found]
+    assert by_chance == [3 <= i < 5 for i in range(9)]
+    versions = [one.segments.coordinator_version.unique().tolist() for one in found]
+    assert versions == [[i] for i in range(9)]
+
+
+def test_without_weight_there_is_no_survey_and_no_bonus(monkeypatch: pytest.MonkeyPatch) -> None:
+    for learned in updates(replace(EXPLORES, novelty_coef=0.0), 7, monkeypatch):
+        assert torch.equal(learned.reward, learned.segments.reward)
+        assert "high/novelty" not in learned.metrics
+
+
+def test_what_was_surveyed_is_saved_and_taken_over() -> None:
     """Control: a memory that was not loaded finds everything new."""
-    saved, loaded, fresh = (Novelty(20, seed, CPU) for seed in (3, 4, 3))
-    saved.visit(states(50))
+    saved, rare = surveyed()
+    loaded, fresh = (Novelty(20, seed, CPU) for seed in (4, 3))
     loaded.load_state_dict(saved.state_dict())
-    expected = saved.visit(states(8))  # what was loaded is a copy: this does not change it
-    assert torch.equal(loaded.visit(states(8)), expected)
-    assert (fresh.visit(states(8)) - expected).min() > 1e-3
-
-
-def test_before_its_time_nothing_is_paid_or_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The second update is the first in which states are remembered: all are new."""
-    first, second = two_updates(1.0, monkeypatch, start=2 * SMALL.batch_size)
-    assert torch.equal(first.reward, first.segments.reward)
-    assert "high/novelty" not in first.metrics
-    assert second.metrics["high/novelty"] == pytest.approx(1.0, rel=1e-5)
+    assert loaded.is_known and not fresh.is_known
+    assert torch.equal(loaded.rise(segments(rare)), saved.rise(segments(rare)))
+    expected = loaded.of(rare)
+    saved.forget()  # what was loaded is a copy
+    assert torch.equal(loaded.of(rare), expected)
+    assert (fresh.of(rare) - expected).min() > 1e-3

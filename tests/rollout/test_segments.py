@@ -108,14 +108,14 @@ def deaf_to_episode_ends(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def reward_after_closing(monkeypatch: pytest.MonkeyPatch) -> None:
-    add_reward, close = SegmentStorage.add_reward, SegmentStorage.close
+    add_step, close = SegmentStorage.add_step, SegmentStorage.close
     late = {}
-    monkeypatch.setattr(SegmentStorage, "add_reward", lambda self, reward: late.update(r=reward))
+    monkeypatch.setattr(SegmentStorage, "add_step", lambda self, *step: late.update(step=step))
 
     def close_first(self, *args, **kwargs):
         close(self, *args, **kwargs)
         if not kwargs.get("cut"):
-            add_reward(self, late["r"])
+            add_step(self, *late["step"])
 
     monkeypatch.setattr(SegmentStorage, "close", close_first)
 
@@ -193,7 +193,7 @@ def close_some(storage: SegmentStorage, envs: list[int], number: float) -> None:
 def test_a_stale_segment_is_refused() -> None:
     storage = SegmentStorage(E, 1.0)
     open_all(storage, 0.0, version=4)
-    storage.add_reward(torch.ones(E))
+    storage.add_step(torch.ones(E), view(1.0).state)
     close_some(storage, [0, 1, 2], 1.0)
     with pytest.raises(StorageError, match=r"versions \[4\], the coordinator is at 5"):
         storage.rollout(5)
@@ -204,7 +204,7 @@ def test_one_stale_segment_among_fresh_ones_is_refused() -> None:
     storage = SegmentStorage(E, 1.0)
     for version in (4, 5):
         open_all(storage, 0.0, version)
-        storage.add_reward(torch.ones(E))
+        storage.add_step(torch.ones(E), view(1.0).state)
         close_some(storage, [1] if version == 4 else [0, 1, 2], 1.0)
     with pytest.raises(StorageError, match=r"versions \[4, 5\]"):
         storage.rollout(5)
@@ -219,7 +219,7 @@ def test_the_cut_closes_what_has_steps_and_nothing_else() -> None:
     """A segment that is closed already, cut again, would be a sample of length 0."""
     storage = SegmentStorage(E, 1.0)
     open_all(storage, 0.0, 0)
-    storage.add_reward(torch.ones(E))
+    storage.add_step(torch.ones(E), view(1.0).state)
     close_some(storage, [1], 1.0)
     storage.cut(view(2.0))
     segments = storage.rollout(0)
@@ -232,15 +232,38 @@ def test_the_cut_closes_what_has_steps_and_nothing_else() -> None:
     assert storage.num_closed == 3
 
 
+def test_the_mean_of_what_a_segment_passed_through_and_of_the_one_before_it() -> None:
+    """A segment over 1 and 3, one over 5, which is cut, one over 7; env 1's episode ends at 3."""
+    storage, no = SegmentStorage(E, 1.0), torch.zeros(E, dtype=torch.bool)
+
+    def steps(*reached: float) -> None:
+        open_all(storage, 0.0, 0)
+        for number in reached:
+            storage.add_step(torch.zeros(E), view(number).state)
+
+    steps(1.0, 3.0)
+    ended = torch.tensor([False, True, False])
+    storage.close(torch.arange(E), view(3.0).state, view(3.0).obs, terminated=no, ended=ended)
+    for number in (5.0, 7.0):
+        steps(number)
+        storage.cut(view(number))
+    segments = storage.rollout(0)
+    first, second = (segments.env == env for env in (0, 1))
+    assert segments.mean_state[first, 0].tolist() == [2.0, 5.0, 7.0]
+    assert segments.mean_before[first, 0].tolist()[1:] == [2.0, 5.0]
+    assert segments.is_first[first].tolist() == [True, False, False]
+    assert segments.is_first[second].tolist() == [True, True, False]
+
+
 def test_goes_on_exactly_with_open_and_closed_segments() -> None:
     storage, other = SegmentStorage(E, 0.5), SegmentStorage(E, 0.5)
     open_all(storage, 0.0, 2)
-    storage.add_reward(torch.tensor([1.0, 2.0, 3.0]))
+    storage.add_step(torch.tensor([1.0, 2.0, 3.0]), view(1.0).state)
     close_some(storage, [2], 1.0)
     other.load_state_dict(storage.state_dict())
     assert other.num_closed == 1
     for one in (storage, other):
-        one.add_reward(torch.tensor([1.0, 1.0, 0.0]))
+        one.add_step(torch.tensor([1.0, 1.0, 0.0]), view(2.0).state)
         close_some(one, [0, 1], 2.0)
     mine, its = storage.rollout(2), other.rollout(2)
     assert mine.mask is None and its.mask is None
