@@ -70,9 +70,8 @@ class HMASDAgent:
         self.exploration, novelty = Exploration(config), None
         if config.novelty_coef > 0 and config.exploration_start > 0 and self._coordinator_learns:
             novelty = Novelty(env.state_size, config.seed, self.device, ranks)
-        self.coordinator = Coordinator(
-            config, nets.coordinator, nets.high_normalizer, ranks, novelty
-        )
+        high = nets.coordinator, nets.high_normalizer
+        self.coordinator = Coordinator(config, *high, ranks, novelty)
         self.discoverer = Discoverer(config, nets.actor, nets.critic, nets.low_normalizer, ranks)
         self.discriminators = Discriminators(
             config, nets.team_discriminator, nets.individual_discriminator, ranks
@@ -392,6 +391,7 @@ class HMASDAgent:
             "coordinator_version": self.coordinator_version,
             "env_steps": self.env_steps,
             "team": self.team.state_dict(),
+            "by_chance": self.team.by_chance,
             "critic_hidden": self.critic_hidden,
             "low_storage": self.low_storage.state_dict(),
             "high_storage": self.high_storage.state_dict(),
@@ -424,6 +424,7 @@ class HMASDAgent:
         self.coordinator_version = state["coordinator_version"]
         self.env_steps = state["env_steps"]
         self.team.load_state_dict(state["team"])
+        self.team.by_chance = state["by_chance"]
         if self.coordinator.novelty is not None and "novelty" in state:  # else all is new
             self.coordinator.novelty.load_state_dict(state["novelty"])
         memory = checkpoint.on_device(state, self.device)

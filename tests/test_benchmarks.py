@@ -231,7 +231,8 @@ def test_a_scripted_episode_is_four_decisions_or_ends_with_both_diamonds():
 def test_a_new_coordinator_learns_on_skills_that_stay_as_they_are(tmp_path, extrinsic_coef):
     config = replace(SMALL, env="alice_and_bob", episode_length=16, high_level_batch_size=4)
     config = replace(config, output_dir=str(tmp_path), eval_interval=0, checkpoint_interval=0)
-    config = replace(config, exploration_start=0, extrinsic_coef=extrinsic_coef)
+    config = replace(config, exploration_batch_size=4, exploration_start=0)
+    config = replace(config, extrinsic_coef=extrinsic_coef)
     made = make_agent(config).networks.state_dict()
     given = {name: torch.randn_like(x) if x.is_floating_point() else x for name, x in made.items()}
     rounds = coordinator_on_skills.train(replace(config, total_steps=320), given)

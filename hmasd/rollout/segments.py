@@ -199,8 +199,7 @@ class SegmentStorage:
         """Everything needed to go on exactly, in the middle of a segment too."""
         return {
             "open": dict(self._open),
-            "last_mean": self._last_mean,
-            "is_first": self._is_first,
+            "before": {"mean_before": self._last_mean, "is_first": self._is_first},
             "closed": [
                 {name: value for name, value in segments._asdict().items() if value is not None}
                 for segments in self._closed
@@ -211,7 +210,8 @@ class SegmentStorage:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on exactly from `state_dict`."""
         self._open = {name: value.clone() for name, value in state["open"].items()}
-        self._last_mean, self._is_first = state["last_mean"].clone(), state["is_first"].clone()
+        self._last_mean = state["before"]["mean_before"].clone()
+        self._is_first = state["before"]["is_first"].clone()
         self._closed = [HighRollout(**segments) for segments in state["closed"]]
         self.num_closed = sum(len(segments.env) for segments in self._closed)
         self._closed_before = state["closed_before"]

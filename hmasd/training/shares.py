@@ -199,7 +199,7 @@ def _join_segments(states: Sequence[State], size: int) -> State:
             early.append({name: x[:before] for name, x in rows.items()})
             late.append({name: x[before:] for name, x in rows.items()})
     return {
-        "open": _cat([state["open"] for state in states]),
+        **{name: _cat([state[name] for state in states]) for name in ("open", "before")},
         "closed": [*early, *late],
         "closed_before": sum(state["closed_before"] for state in states),
     }
@@ -215,7 +215,7 @@ def _divide_segments(whole: State, share: EnvShare) -> State:
         mine["env"] = mine["env"] - share.first
         closed = [mine] if len(mine["env"]) else []
     return {
-        "open": _each(lambda x: x[share.rows], whole["open"]),
+        **{name: _each(lambda x: x[share.rows], whole[name]) for name in ("open", "before")},
         "closed": closed,
         "closed_before": before,
     }

@@ -82,17 +82,19 @@ def test_three_ranks_do_with_all_that_is_decided_on_their_numbers(tmp_path: Path
         "env": "tests.helpers.single_envs:Walk",  # some of its games are won, Alice and Bob's not
         "num_envs": 6,
         "batch_size": 72,
-        "total_steps": 6 * 72,
+        "total_steps": 8 * 72,
         "batch_schedule": "noise",
         "max_batch_factor": 2,
         "samples_at_once": 16,
-        "exploration_start": 72,
-        "extrinsic_coef": 0.0,  # so the skills pause in rounds 1, 2, 4 and 5
+        "exploration_start": 4 * 72,
+        "exploration_batch_size": 12,
+        "extrinsic_coef": 0.0,  # so the skills pause, from the fourth round on
         "high_level_batch_size": 24,
     }
     one, three = (trained(tmp_path, ranks, **changes) for ranks in (1, 3))
     assert one["agent"]["coordinator_version"] >= 2
-    assert one["agent"]["success"] > 0
+    assert one["agent"]["exploration"]["success"] > 0
+    assert one["agent"]["novelty"]["surveyed"] == 2
     assert furthest(one, three) < 1e-9
     assert three["episodes"] == one["episodes"]
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from hmasd import checkpoint
-from hmasd.algorithm import noise_scale
+from hmasd.algorithm import noise_scale, novelty
 from hmasd.config import Config
 from hmasd.presets import CHANGES
 from hmasd.training.loop import Trainer
@@ -36,7 +36,7 @@ from tests.helpers.runs import (
 )
 
 SCENARIOS: dict[str, dict[str, Any]] = {
-    "base": {"novelty_coef": 1.0, "exploration_start": 12},
+    "base": {"novelty_coef": 1.0, "exploration_start": 24, "exploration_batch_size": 4},
     "agent_id": {"agent_id": True, "skill_input": "input", "critic_head": "team"},
     "reset_hidden": {"reset_hidden_on_skill": True},
     "smdp": {"high_discount": "smdp", "extrinsic_coef": 1.0, "discriminator_rounds": 1},
@@ -121,6 +121,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
     with pytest.MonkeyPatch.context() as monkeypatch:
         register_small_envs(monkeypatch)
         monkeypatch.setattr(noise_scale, "LEAST_ROUNDS", 3)
+        monkeypatch.setattr(novelty, "DEVIATIONS", -5.0)  # whatever comes is worth something
         yield Runs(tmp_path_factory.mktemp("runs"))
 
 
