@@ -109,15 +109,16 @@ class Config:
     about that chance choices of skills hardly ever do, such as a thing collected, where the team
     reward needs more steps in a row than chance makes. 1: twice as new as usual is worth 0.7, paid
     once, when it comes about. 0: none."""
-    exploration_start: int = 500_000
-    """Env steps after which the coordinator explores for twice as many, unless half of about the
-    last 100 episodes were won; then training as before goes on for as many as at first, and so on:
-    from 0.5 to 1.5 million, 2 to 3, 3.5 to 4.5, ... Exploring begins with a survey of what skills
-    by chance lead to; then the bonus is paid. The skills pause meanwhile: a coordinator finds its
-    way among skills that stay as they are, where it is lost among moving ones. (Skills that earn
-    the team reward themselves do not pause.) In between they move on, and the next time it finds
-    others. A game that does not tell success is never won: set it to 0 there, and losing_entropy
-    to 1. 0: it never explores (paper)."""
+    exploration_start: int = 1_000_000
+    """Env steps after which the coordinator explores for twice as many, if fewer than one in ten
+    of about the last 100 episodes was won; then training as before goes on for as many as at first,
+    and so on: from 1 to 3 million, 4 to 6, ... Exploring begins with a survey of what skills by
+    chance lead to; then the bonus is paid, the less, the more is won. Until one in ten is won the
+    skills pause: a coordinator finds its way among skills that stay as they are, where it is lost
+    among moving ones. (Skills that earn the team reward themselves do not pause.) Where something
+    is won when the time is over, it goes on until nine in ten are. A game that does not tell
+    success is never won: set it to 0 there, and losing_entropy to 1. 0: it never explores
+    (paper)."""
     exploration_batch_size: int = 512
     """Closed segments after which an exploring coordinator is updated: what it looks for is rare,
     and many segments of an episode in a row tell what led to it. The survey takes two such
