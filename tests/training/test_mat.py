@@ -103,6 +103,17 @@ def test_advantages_are_those_of_flat_steps(config: Config, float64: None) -> No
         np.testing.assert_allclose(found[:, 0].reshape(shape)[:, e], expected, atol=1e-6)
 
 
+def test_a_survey_by_chance_obeys_the_masks_too(mat: Config) -> None:
+    agent, env, view = make_agent(mat)
+    agent.team.by_chance = True
+    play(agent, env, view, mat.rollout_length)
+    segments = agent.high_storage.rollout(0)
+    assert segments.mask is not None and not segments.mask.all()
+    assert segments.mask.gather(-1, segments.agent_skills.unsqueeze(-1)).all()
+    chance = -segments.mask.sum(-1).float().log()
+    torch.testing.assert_close(segments.logp[:, 1:], chance)
+
+
 def test_continuous_actions_and_chance_are_refused(mat: Config) -> None:
     with pytest.raises(ValueError, match=r"low_level = 'action'.*Box.*use low_level"):
         make_agent(dataclasses.replace(mat, env="point"))
