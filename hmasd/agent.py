@@ -343,13 +343,13 @@ class HMASDAgent:
     def _learn_from(self, segments: HighRollout) -> Metrics:
         """The coordinator's update on the closed segments, which are forgotten then."""
         explores = self.exploration.is_on
-        if self.team.by_chance:  # the coordinator chose none of it, and learns nothing from it
-            metrics = self.coordinator.survey(segments)
+        if self.team.surveys:  # the coordinator chose none of it, and learns nothing from it
+            metrics = self.coordinator.survey(segments, explores)
         else:
             batch = self.coordinator.prepare(segments, explores)
             metrics = self.coordinator.update(batch, explores)
         self.high_storage.clear()
-        self.team.by_chance = self.coordinator.plans_survey(explores)
+        self.team.surveys = self.coordinator.plans_survey(explores)
         return metrics | {
             "high/segments": self.ranks.total(len(segments.env)),
             "high/cut_share": float(self.ranks.mean(segments.cut.double())),
@@ -391,7 +391,7 @@ class HMASDAgent:
             "coordinator_version": self.coordinator_version,
             "env_steps": self.env_steps,
             "team": self.team.state_dict(),
-            "by_chance": self.team.by_chance,
+            "surveys": self.team.surveys,
             "critic_hidden": self.critic_hidden,
             "low_storage": self.low_storage.state_dict(),
             "high_storage": self.high_storage.state_dict(),
@@ -424,7 +424,7 @@ class HMASDAgent:
         self.coordinator_version = state["coordinator_version"]
         self.env_steps = state["env_steps"]
         self.team.load_state_dict(state["team"])
-        self.team.by_chance = state["by_chance"]
+        self.team.surveys = state["surveys"]
         if self.coordinator.novelty is not None and "novelty" in state:  # else all is new
             self.coordinator.novelty.load_state_dict(state["novelty"])
         memory = checkpoint.on_device(state, self.device)

@@ -107,17 +107,17 @@ class Config:
     novelty_coef: float = 1.0
     """Weight of a bonus in the coordinator's reward, while it explores, for what a segment brings
     about that chance choices of skills hardly ever do, such as a thing collected, where the team
-    reward needs more steps in a row than chance makes. 1: twice as new as usual is worth 0.7, paid
-    once, when it comes about. 0: none."""
+    reward needs more steps in a row than chance makes. 1: what is four times as rare is worth 0.7
+    more, paid once, when it comes about; the less, the more is won. 0: none."""
     exploration_start: int = 1_000_000
     """Env steps after which the coordinator explores for twice as many, if fewer than one in ten
     of about the last 100 episodes was won; then training as before goes on for as many as at first,
-    and so on: from 1 to 3 million, 4 to 6, ... Exploring begins with a survey of what skills by
-    chance lead to; then the bonus is paid, the less, the more is won. Until one in ten is won the
-    skills pause: a coordinator finds its way among skills that stay as they are, where it is lost
-    among moving ones. (Skills that earn the team reward themselves do not pause.) Where something
-    is won when the time is over, it goes on until nine in ten are. A game that does not tell
-    success is never won: set it to 0 there, and losing_entropy to 1. 0: it never explores
+    and so on: from 1 to 3 million, 4 to 6, ... After one more update as before comes a survey of
+    what skills by chance lead to; then the bonus is paid. Until one in ten is won or the time is
+    over the skills pause: a coordinator finds its way among skills that stay as they are, where it
+    is lost among moving ones. (Skills that earn the team reward themselves do not pause.) Where
+    something is won when the time is over, it goes on until nine in ten are. A game that does not
+    tell success is never won: set it to 0 there, and losing_entropy to 1. 0: it never explores
     (paper)."""
     exploration_batch_size: int = 512
     """Closed segments after which an exploring coordinator is updated: what it looks for is rare,

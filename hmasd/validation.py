@@ -137,6 +137,12 @@ def _describe_coordinator(config: Config) -> Iterator[str]:
         f"episode ends early that is first after {after:,} round(s), with {closed:,} closed "
         f"segments and {cut} more cut by the update"
     )
+    if 0 < config.exploration_start < config.total_steps:
+        yield (
+            f"exploration: from {config.exploration_start:,} env steps on, if few episodes are won "
+            f"by then; the coordinator is updated when {config.exploration_batch_size:,} segments "
+            "are closed"
+        )
     if after > rounds:
         yield (
             f"note: {after:,} rounds are more than the run's {rounds:,}: the coordinator may never "

@@ -27,7 +27,7 @@ from hmasd.modules.normalization import ValueNormalizer
 from hmasd.rollout.team import Generators, Team
 from hmasd.training.asynchronous import make_agent
 from hmasd.types import HOST_FIELDS, LowRollout
-from tests.helpers.envs import ContinuousPoint, Counter, Lossy, MaskedAgents, ToyEnv
+from tests.helpers.envs import ContinuousPoint, Counter, Lossy, MaskedAgents, NeverWon, ToyEnv
 from tests.helpers.fake_gpu import DEVICE, FakeGPU, HiddenWaitError, cuda_guard, gpu
 from tests.helpers.rounds import SMALL, Player
 
@@ -101,22 +101,26 @@ def test_a_lock_step_waits_once_and_an_update_once(gpu: FakeGPU, name: str) -> N
     assert of_updates == [1, int(name != "lost envs")]
 
 
+EXPLORES = {
+    "coordinator_kl_limit": 0.0,
+    "exploration_start": 3 * ON_GPU.batch_size,
+    "exploration_batch_size": 1,
+}
+
+
 @pytest.mark.parametrize(
     ("settings", "waits"),
     [
-        ({"coordinator_kl_limit": 0.0}, 1),
-        ({"coordinator_kl_limit": 0.05}, 3),  # whether to make the second pass, and the third
-        (
-            {"coordinator_kl_limit": 0.0, "exploration_start": ON_GPU.batch_size},
-            2,
-        ),  # rewards are counted on the host
+        ({"coordinator_kl_limit": 0.0}, [1, 1]),
+        ({"coordinator_kl_limit": 0.05}, [3, 3]),  # whether to make the second pass, and the third
+        (EXPLORES, [1, 1, 1, 1, 1, 2, 2]),  # rewards are counted on the host, the bonus too
     ],
 )
 def test_what_the_coordinator_decides_by_is_waited_for(
-    gpu: FakeGPU, settings: dict[str, float], waits: int
+    gpu: FakeGPU, settings: dict[str, float], waits: list[int]
 ) -> None:
     config = replace(ON_GPU, coordinator_epochs=3, **settings)
-    assert waits_of(gpu, config, Counter(4), rounds=2)[1] == [waits] * 2
+    assert waits_of(gpu, config, NeverWon(4), rounds=len(waits))[1] == waits
 
 
 def test_play_waits_for_its_actions_only(gpu: FakeGPU) -> None:

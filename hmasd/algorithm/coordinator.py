@@ -66,10 +66,10 @@ class Coordinator:
             self.novelty.forget()
         return explores and not self.novelty.is_known
 
-    def survey(self, segments: HighRollout) -> Metrics:
-        """Look at what chance leads to; a step of `plans_survey`."""
-        assert self.novelty is not None, "who surveys asks what is new"
-        self.novelty.survey(segments)
+    def survey(self, segments: HighRollout, explores: bool) -> Metrics:
+        """Look at what chance leads to, unless nobody asks for it any more."""
+        if self.novelty is not None and explores:
+            self.novelty.survey(segments)
         return {}
 
     def prepare(self, segments: HighRollout, explores: bool = False) -> HighBatch:

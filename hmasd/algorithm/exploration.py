@@ -48,16 +48,20 @@ class Exploration:
         """
         self.success += (won - ended * self.success) / max(WINDOW, ended)
         time = self._is_time(env_steps)
-        if self.is_on:
+        if self.is_on and self._explores:
             self.is_on = self.success < MOST and (time or self.success >= SOME)
         else:
             self.is_on = time and self.success < FEW
 
+    @property
+    def _explores(self) -> bool:
+        """Whether it ever does."""
+        return self.config.exploration_start > 0 and self.config.high_level == "coordinator"
+
     def _is_time(self, env_steps: int) -> bool:
         """Over and over training goes on as usual until the start, then for twice as many not."""
         start = self.config.exploration_start
-        explorable = start > 0 and self.config.high_level == "coordinator"
-        return explorable and env_steps % (3 * start) >= start
+        return self._explores and env_steps % (3 * start) >= start
 
     def pauses_skills(self, env_steps: int) -> bool:
         """Whether the skills stay as they are; those that earn the team reward never do."""

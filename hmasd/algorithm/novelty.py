@@ -101,7 +101,8 @@ class Novelty:
 
         Each is worth Φ = max(0, log b - mean - 2 deviations), so chance's own spread counts
         nothing. A segment gets Φ less the Φ of the one before it in its episode: a rare thing
-        pays once, when it comes, and who goes to a rare place pays back what it got on leaving.
+        pays once, when it comes, and who goes to a rare place pays back what it got on leaving;
+        what an episode ends with is not paid back.
         """
         after, before = (
             standing_out(self.of(state).log(), self.usual)
@@ -125,7 +126,7 @@ class Novelty:
 def standing_out(log_novelty: Tensor, usual: Tensor) -> Tensor:
     """Φ = max(0, log b - mean - 2 deviations): [D].
 
-    With b = 1 / √(1 + n) a step of Φ is the ratio in which things are rare.
+    With b = 1 / √(1 + n) a step of Φ is half the logarithm of how many times rarer a thing is.
 
     Args:
         log_novelty: log b [D].

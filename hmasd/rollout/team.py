@@ -38,7 +38,7 @@ class Generators(NamedTuple):
         return cls(*(torch.Generator(device).manual_seed(2 * seed + i) for i in range(2)))
 
     def greedy(self, config: Config) -> Generators:
-        """Only what greedy play needs: skills that are chosen by chance stay so."""
+        """Only what greedy play needs: skills that are chosen by chance alone stay so."""
         return Generators(self.skill if config.high_level == "random" else None, None)
 
 
@@ -70,7 +70,7 @@ class Team:
         self.actor = actor
         self.generators = generators
         self.share = share or EnvShare(0, shape[0], shape[0])
-        self.by_chance = config.high_level == "random"  # who chooses skills now
+        self.surveys = False  # skills are chosen by chance for now, to see what that leads to
         self.forced: Sequence[int | None] | None = None  # skills given: see SkillCoordinator.act
         self.skills_are_actions = config.low_level == "action"
         example = next(actor.parameters())
@@ -107,7 +107,7 @@ class Team:
         mask = None
         if self.skills_are_actions and view.action_mask is not None:
             mask = view.action_mask[index]
-        if self.by_chance:
+        if self.surveys or self.config.high_level == "random":
             decision = self._draw_skills(envs, uniform, mask)
         else:
             choice = self.coordinator.act(

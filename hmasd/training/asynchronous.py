@@ -85,10 +85,18 @@ class AsynchronousAgent(HMASDAgent):
         self.critic_hidden[self.fragments.envs] = hidden
 
     def _update_coordinator(self, view: TensorView) -> Metrics:
-        """Learn from the closed segments; the open ones run on, chosen by what is now old."""
+        """Learn from the closed segments; the open ones run on, chosen by what is now old.
+
+        Where a survey begins or ends they are forgotten.
+        """
         segments = self.high_storage.closed()
         lag = off_policy(self.coordinator_version, segments.coordinator_version, "coordinator_")
+        surveyed = self.team.surveys
         metrics = self._learn_from(segments)
+        if self.team.surveys != surveyed:  # what chance and what the coordinator chose never mix
+            self.high_storage.cut(view)
+            self.high_storage.clear()
+            self.team.clock.interrupt()
         self.coordinator_version += 1
         return metrics | lag
 

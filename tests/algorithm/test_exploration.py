@@ -12,7 +12,7 @@ from torch import Tensor
 from hmasd.algorithm.exploration import Exploration, ended_and_won
 from hmasd.config import Config
 from hmasd.types import LowRollout
-from tests.helpers.envs import Counter
+from tests.helpers.envs import Counter, NeverWon
 from tests.helpers.rounds import SMALL, Player
 
 
@@ -106,6 +106,13 @@ def test_the_bonus_fades_with_the_wins() -> None:
     assert found.novelty_coef == pytest.approx(1.5)
 
 
+def test_who_is_told_never_to_explore_stops() -> None:
+    """As after a checkpoint of a run that did."""
+    found = exploration(0)
+    found.load_state_dict({"success": 0.5, "is_on": True})
+    assert not heard(found, 1500, won=50)
+
+
 def test_it_goes_on_exactly_from_what_was_saved() -> None:
     found, other = exploration(1000), exploration(1000)
     heard(found, 2999, won=5)
@@ -122,14 +129,6 @@ EVERY_ROUND = replace(
     SMALL, high_level_batch_size=1, exploration_batch_size=1, exploration_start=2 * ROUND
 )
 LOW = ("actor", "critic", "low_normalizer", "team_discriminator", "individual_discriminator")
-
-
-class NeverWon(Counter):
-    """Ends without success."""
-
-    def step(self, action):
-        step = super().step(action)
-        return step._replace(success=step.success & False)
 
 
 class AlwaysWon(Counter):

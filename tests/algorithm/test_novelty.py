@@ -1,4 +1,4 @@
-"""How new a state is: 1 at first, less with every visit; what resembles nothing stays new."""
+"""How new a state is: 1 at first, less the more a survey saw of it; and what that is worth."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from hmasd.agent import HMASDAgent
 from hmasd.algorithm.novelty import (
     LENGTH_SCALE,
     Novelty,
@@ -19,9 +20,10 @@ from hmasd.algorithm.novelty import (
     standing_out,
 )
 from hmasd.config import Config
+from hmasd.training.asynchronous import make_agent
 from hmasd.types import HighRollout
-from tests.helpers.envs import Counter
-from tests.helpers.rounds import SMALL, Player, captured
+from tests.helpers.envs import NeverWon
+from tests.helpers.rounds import SMALL, Player, captured, make_loud
 
 CPU = torch.device("cpu")
 
@@ -175,9 +177,17 @@ class Learned(NamedTuple):
     metrics: dict[str, float]
 
 
-def updates(config: Config, number: int, monkeypatch: pytest.MonkeyPatch) -> list[Learned]:
+def updates(
+    config: Config,
+    number: int,
+    monkeypatch: pytest.MonkeyPatch,
+    agents: list[HMASDAgent] | None = None,
+) -> list[Learned]:
+    """What happened in so many rounds; the agent goes into `agents`."""
     player, found = Player(config, NeverWon(4)), []
     agent = player.agent
+    if agents is not None:
+        agents.append(agent)
     for _ in range(number):
         player.collect()
         with (
@@ -188,14 +198,6 @@ def updates(config: Config, number: int, monkeypatch: pytest.MonkeyPatch) -> lis
         reward = rewarded[0][0].reward if rewarded else None
         found.append(Learned(closed[0][0], reward, metrics))
     return found
-
-
-class NeverWon(Counter):
-    """A game that is never won."""
-
-    def step(self, action):
-        step = super().step(action)
-        return step._replace(success=step.success & False)
 
 
 def test_the_bonus_is_the_rise_and_of_its_weight(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,6 +225,67 @@ def test_chance_chooses_during_the_survey_and_nobody_else(monkeypatch: pytest.Mo
     assert by_chance == [3 <= i < 5 for i in range(9)]
     versions = [one.segments.coordinator_version.unique().tolist() for one in found]
     assert versions == [[i] for i in range(9)]
+
+
+def test_a_later_time_surveys_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rounds 3 to 8 are time for it, and 12 to 17; by chance are the second and third of each."""
+    chance = -torch.tensor([2.0, 3.0, 3.0]).log()
+    found = updates(EXPLORES, 16, monkeypatch)
+    by_chance = [i for i, one in enumerate(found, 1) if torch.allclose(one.segments.logp, chance)]
+    assert by_chance == [4, 5, 13, 14]
+
+
+def test_a_survey_that_the_time_cuts_short_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Time for it are the rounds 1 and 2; the second is of chance, and so is the third."""
+    agents: list[HMASDAgent] = []
+    config = replace(EXPLORES, exploration_start=SMALL.batch_size)
+    found = updates(config, 3, monkeypatch, agents)
+    assert [one.reward is None for one in found] == [False, True, True]
+    assert not agents[0].team.surveys
+    assert agents[0].coordinator.novelty.surveyed == 0
+
+
+@pytest.mark.parametrize("never", [{"novelty_coef": 0.0}, {"exploration_start": 0}])
+def test_nobody_learns_from_a_survey_that_is_switched_off(never: dict[str, float]) -> None:
+    player = Player(EXPLORES, NeverWon(4))
+    for _ in range(4):
+        player.collect()
+        player.agent.sync_update()
+    assert player.agent.team.surveys
+    player.collect()
+    other = Player(replace(EXPLORES, **never), NeverWon(4))
+    other.agent.load_state_dict(player.agent.state_dict())
+    before = {name: x.clone() for name, x in other.agent.networks.state_dict().items()}
+    metrics = other.agent.sync_update()
+    after = other.agent.networks.state_dict()
+    assert all(torch.equal(x, after[name]) for name, x in before.items() if "coord" in name)
+    assert metrics["high/segments"] > 0 and not other.agent.team.surveys
+
+
+def test_chance_and_the_coordinator_share_no_batch_in_asynchronous_training() -> None:
+    """All segments of a survey are equally likely, and none after it."""
+    config = replace(EXPLORES, sync_mode=False, batch_size=16, exploration_start=96)
+    env = NeverWon(4)
+    agent, view = make_agent(config, env), env.reset(0)
+    make_loud(agent.networks)
+    chance, kinds, learn = -torch.tensor([2.0, 3.0, 3.0]).log(), [], agent._learn_from
+
+    def look(segments: HighRollout) -> dict[str, Any]:
+        alike = torch.isclose(segments.logp, chance).all(-1)
+        kinds.append((agent.team.surveys, alike.any().item(), alike.all().item()))
+        return learn(segments)
+
+    agent._learn_from = look
+    while agent.env_steps < 600:
+        seen = agent.observe(view)
+        acting = agent.act(seen)
+        step = env.step(acting.action.numpy())
+        agent.store_transition(seen, acting, step)
+        view = step.view
+        while agent.should_sync_update():
+            agent.sync_update()
+    assert sum(surveys for surveys, *_ in kinds) >= 2
+    assert all(every if surveys else not some for surveys, some, every in kinds)
 
 
 def test_without_weight_there_is_no_survey_and_no_bonus(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -158,6 +158,15 @@ class Counter(ToyEnv):
         return EnvView(obs, state.astype(np.float32))
 
 
+class NeverWon(Counter):
+    """Ends without success."""
+
+    def step(self, action: np.ndarray) -> EnvStep:
+        """No episode reaches the goal."""
+        step = super().step(action)
+        return step._replace(success=step.success & False)
+
+
 class Lossy(Counter):
     """`Counter` of which some envs fail: in their lock-steps (from 1) they are replaced."""
 

@@ -255,6 +255,20 @@ def test_the_mean_of_what_a_segment_passed_through_and_of_the_one_before_it() ->
     assert segments.is_first[second].tolist() == [True, True, False]
 
 
+def test_after_a_failure_an_envs_next_segment_is_its_episodes_first() -> None:
+    storage = SegmentStorage(E, 1.0)
+    open_all(storage, 0.0, 0)
+    storage.add_step(torch.ones(E), view(1.0).state)
+    close_some(storage, list(range(E)), 1.0)
+    storage.discard(torch.tensor([False, True, False]))
+    open_all(storage, 1.0, 0)
+    storage.add_step(torch.ones(E), view(2.0).state)
+    close_some(storage, list(range(E)), 2.0)
+    segments = storage.rollout(0)
+    assert segments.env.tolist()[-3:] == [0, 1, 2]
+    assert segments.is_first.tolist()[-3:] == [False, True, False]
+
+
 def test_goes_on_exactly_with_open_and_closed_segments() -> None:
     storage, other = SegmentStorage(E, 0.5), SegmentStorage(E, 0.5)
     open_all(storage, 0.0, 2)

@@ -105,7 +105,7 @@ def test_advantages_are_those_of_flat_steps(config: Config, float64: None) -> No
 
 def test_a_survey_by_chance_obeys_the_masks_too(mat: Config) -> None:
     agent, env, view = make_agent(mat)
-    agent.team.by_chance = True
+    agent.team.surveys = True
     play(agent, env, view, mat.rollout_length)
     segments = agent.high_storage.rollout(0)
     assert segments.mask is not None and not segments.mask.all()
