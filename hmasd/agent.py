@@ -342,9 +342,9 @@ class HMASDAgent:
 
     def _learn_from(self, segments: HighRollout) -> Metrics:
         """The coordinator's update on the closed segments, which are forgotten then."""
-        explores = self.exploration.is_on
+        explores, metrics = self.exploration.is_on, {}
         if self.team.surveys:  # the coordinator chose none of it, and learns nothing from it
-            metrics = self.coordinator.survey(segments, explores)
+            self.coordinator.survey(segments, explores)
         else:
             batch = self.coordinator.prepare(segments, explores)
             metrics = self.coordinator.update(batch, explores)

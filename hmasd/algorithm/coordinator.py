@@ -66,11 +66,10 @@ class Coordinator:
             self.novelty.forget()
         return explores and not self.novelty.is_known
 
-    def survey(self, segments: HighRollout, explores: bool) -> Metrics:
+    def survey(self, segments: HighRollout, explores: bool) -> None:
         """Look at what chance leads to, unless nobody asks for it any more."""
         if self.novelty is not None and explores:
             self.novelty.survey(segments)
-        return {}
 
     def prepare(self, segments: HighRollout, explores: bool = False) -> HighBatch:
         """Advantages and targets of a batch of segments, one per token.
@@ -90,7 +89,7 @@ class Coordinator:
         novelty = None
         if self.novelty is not None and explores and self.novelty.is_known:
             novelty = self.novelty.of(segments.mean_state)
-            bonus = self.novelty_coef * self.novelty.rise(segments)
+            bonus = self.novelty_coef * self.novelty.rise(segments, novelty)
             segments = segments._replace(reward=segments.reward + to_host(bonus))
         real_value = self.normalizer.denormalize(value)
         advantage = self._advantage(segments, real_value, self.normalizer.denormalize(next_value))

@@ -96,17 +96,20 @@ class Novelty:
         """How new each state [D, S] is, 1 to 0: [D] float64."""
         return novelty(fourier_features(state, self.directions), self.precision)
 
-    def rise(self, segments: HighRollout) -> Tensor:
+    def rise(self, segments: HighRollout, new: Tensor) -> Tensor:
         """By how much more what a segment passed through stands out than what came before it: [D].
 
         Each is worth Φ = max(0, log b - mean - 2 deviations), so chance's own spread counts
         nothing. A segment gets Φ less the Φ of the one before it in its episode: a rare thing
         pays once, when it comes, and who goes to a rare place pays back what it got on leaving;
         what an episode ends with is not paid back.
+
+        Args:
+            segments: after the survey.
+            new: b of their mean states [D].
         """
         after, before = (
-            standing_out(self.of(state).log(), self.usual)
-            for state in (segments.mean_state, segments.mean_before)
+            standing_out(b.log(), self.usual) for b in (new, self.of(segments.mean_before))
         )
         first = to_device(segments.is_first, before.device)
         return (after - before.masked_fill(first, 0)).to(segments.state.dtype)

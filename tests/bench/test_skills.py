@@ -9,7 +9,13 @@ import torch
 from hmasd.agent import HMASDAgent
 from hmasd.bench import where_skills_lead
 from hmasd.bench.skill_maps import draw_skills
-from hmasd.bench.skills import _reached, look_at_skills, nearest_distances, separation
+from hmasd.bench.skills import (
+    _reached,
+    _visited,
+    look_at_skills,
+    nearest_distances,
+    separation,
+)
 from hmasd.config import Config
 from hmasd.envs.registry import make_env
 from tests.helpers.runs import register_small_envs, tiny_config
@@ -64,13 +70,12 @@ def test_corners_are_found_only_by_skills_that_go_there(config):
     assert max(found["items"]["best_share"]) < 0.25
 
 
-def test_the_map_is_whole_though_nobody_stays_below(config):
-    config = dataclasses.replace(config, skill_interval=90)
-    found = look_at_skills(config, walker((UP, UP, UP, UP), config))
-    visited = np.array(found["pairs"][0]["visited"])
-    assert visited.shape == (10, 10)
-    assert visited[1].sum() == pytest.approx(1.0, abs=0.01)
-    assert len(found["items"]["best_share"]) == 4 and found["items"]["best_share"][2:] == [0.0, 0.0]
+def test_the_map_is_whole_though_nobody_stays_below():
+    """Somebody started in row 8; in the end both agents of the only pair stay in row 1."""
+    position = np.array([[[1, 2], [1, 3]]])
+    visited = _visited([(np.array([0]), position)], 1, farthest=8)
+    assert visited.shape == (1, 10, 10)
+    assert visited[0, 1, 2] == visited[0, 1, 3] == 0.5
 
 
 def test_an_item_beyond_the_map_is_reached_by_nobody():
