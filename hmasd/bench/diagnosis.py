@@ -34,7 +34,7 @@ def diagnose(run: Run, num_skills: tuple[int, int]) -> dict[str, Any]:
     Returns:
         Plain numbers, for JSON: `first` (env steps of the first reward, of the first training
         success of 0.5 and 0.95 and of the first evaluations with 0.5 and 0.95; None: never),
-        `before_first_reward` (`coordinator_entropy`, `discriminators`) and `drops`.
+        `before_first_reward` (`coordinator_entropy`, `discriminators`), `drops` and `off_policy`.
     """
     reward = first_at_least(run.curves.get("rollout/return"), 0.0, strictly=True)
     return {
@@ -52,6 +52,7 @@ def diagnose(run: Run, num_skills: tuple[int, int]) -> dict[str, Any]:
             mode: [drop._asdict() for drop in drops(run.curves.get(f"eval/{mode}_success"))]
             for mode in MODES
         },
+        "off_policy": _off_policy(run),
     }
 
 
@@ -117,3 +118,18 @@ def _accuracy(run: Run, level: str, end: int | None) -> dict[str, float] | None:
     if curve is None or chance is None or len(_until(curve, end)) == 0:
         return None
     return {"accuracy": float(_until(curve, end)[-1]), "chance": float(chance.values[-1])}
+
+
+def _off_policy(run: Run) -> dict[str, dict[str, float] | None] | None:
+    """What older versions made of the discoverer's and the coordinator's batches, over all updates.
+
+    None: training was synchronous, which refuses such samples.
+    """
+    if "async/off_policy_share" not in run.curves:
+        return None
+    found: dict[str, dict[str, float] | None] = {}
+    for batches, of in (("samples", ""), ("segments", "coordinator_")):
+        curves = [run.curves.get(f"async/{of}{name}") for name in ("off_policy_share", "lag_mean")]
+        share, lag = (None if curve is None else float(curve.values.mean()) for curve in curves)
+        found[batches] = None if share is None or lag is None else {"share": share, "lag": lag}
+    return found

@@ -45,6 +45,10 @@ def write_report(spec: Spec, name: str, jobs: Sequence[Job], folder: Path) -> Pa
         table = tables.score_table(spec, task, found[task], records)
         parts += [f"## {task}, {budget(spec, task):,} env steps\n", tables.markdown(table)]
         latex.append(tables.latex(table))
+        steadiness = tables.steadiness_table(spec, task, records)
+        if len(steadiness) > 1:
+            parts.append(tables.markdown(steadiness))
+            latex.append(tables.latex(steadiness))
         if found[task]:
             parts += _task_figures(spec, task, found[task], folder)
     parts += _over_tasks(spec, found, folder, latex)

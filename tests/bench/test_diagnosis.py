@@ -66,6 +66,20 @@ def test_what_is_told_ends_before_the_first_reward():
     assert found["drops"]["stochastic"] == []
 
 
+def test_what_older_versions_made_is_told():
+    """Samples of every update count, segments of those that the coordinator made."""
+    samples = {"async__off_policy_share": curve(0.5, 1.0), "async__lag_mean": curve(1, 4)}
+    found = diagnose(made_up(**samples), (2, 4))["off_policy"]
+    assert found == {"samples": {"share": 0.75, "lag": 2.5}, "segments": None}
+    segments = {
+        "async__coordinator_off_policy_share": curve(0.25),
+        "async__coordinator_lag_mean": curve(0.5),
+    }
+    found = diagnose(made_up(**samples, **segments), (2, 4))["off_policy"]
+    assert found["segments"] == {"share": 0.25, "lag": 0.5}
+    assert diagnose(made_up(), (2, 4))["off_policy"] is None  # a synchronous run
+
+
 def test_without_a_reward_all_rounds_count():
     run = made_up(rollout__return=curve(0, 0), high__entropy_team=curve(0.6, 0.3))
     found = diagnose(run, (2, 1))

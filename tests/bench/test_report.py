@@ -5,6 +5,7 @@ import pytest
 
 from hmasd.bench import figures, files, tables
 from hmasd.bench.report import write_report
+from hmasd.bench.results import read_record
 from hmasd.bench.statistics import Interval
 from tests.bench.made_up import fail, finish, make_comparison
 
@@ -65,6 +66,31 @@ def test_tables_as_markdown_and_latex():
     assert tables.markdown(table) == "| a_b | c |\n|---|---|\n| 50% | x & y |\n"
     lines = tables.latex(table).splitlines()
     assert lines[2] == r"a\_b & c \\" and lines[4] == r"50\% & x \& y \\"
+
+
+def test_steadiness_by_hand(tmp_path):
+    """Two of three runs reach 0.95 greedily, at 100 and 300; one of them falls, and falls lower."""
+    spec, jobs = make_comparison(tmp_path)
+    fall = [{"start": 1, "end": 2, "lowest": 0.8}, {"start": 3, "end": None, "lowest": 0.3}]
+    good = [job for job in jobs if job.key.algorithm == "good"]
+    for job, first, drops, share in zip(
+        good, (100, 300, None), ([], fall, []), (None, 0.9, 0.8), strict=True
+    ):
+        finish(job, [0.5], best=1.0)
+        files.write_json(job.folder / files.DIAGNOSIS, diagnosis(first, drops, share))
+    table = tables.steadiness_table(spec, "exact", [read_record(job) for job in jobs])
+    [row] = table[1:]  # and no row for what has not ended
+    assert row[:3] == ["good", "2 of 3 (200)", "0 of 3"]
+    assert row[3:] == ["1 of 2 (to 0.30)", "0 of 0", "85%, by 2.0 versions", "none"]
+
+
+def diagnosis(first, drops, share):
+    """What the table needs of one; stochastic play never got there."""
+    return {
+        "first": {"greedy_0.95": first, "stochastic_0.95": None},
+        "drops": {"greedy": drops, "stochastic": []},
+        "off_policy": share and {"samples": {"share": share, "lag": 2.0}, "segments": None},
+    }
 
 
 def test_who_is_better_is_said_only_where_it_is_known():
