@@ -76,3 +76,82 @@ def test_a_change_fits_every_task(name, tmp_path):
         settings = PRESETS[task] | CHANGES[name]
         validate(Config(**settings, output_dir=str(tmp_path)))
         assert settings != PRESETS[task] or name == "no_extrinsic"  # these have no lambda_e
+
+
+OFF = {  # what the paper does not have, and the value with which it is not there
+    **{"skill_gain": 0.01, "discriminator_smoothness": 0, "discriminator_balance": False},
+    **{"advantage_floor": 0, "agent_id": False, "reset_hidden_on_skill": False},
+    **{"intrinsic_offset": "none", "high_discount": "paper", "coordinator_kl_limit": 0},
+    **{"exploration_start": 0, "winning_step": 1, "losing_entropy": 1},
+    **{"critic_input": "state", "high_level": "coordinator", "low_level": "discoverer"},
+    **{"batch_schedule": "constant", "sync_mode": True, "team_reward": "sum"},
+}
+HOW_IT_RUNS = [
+    "auto_resume",
+    "checkpoint_interval",
+    "compare_interval",
+    "device",
+    "env_args",
+    "env_restarts",
+    "env_timeout",
+    "env_workers",
+    "eval_interval",
+    "eval_mode",
+    "eval_only",
+    "eval_timeout",
+    "keep_policies",
+    "log_level",
+    "matmul_precision",
+    "model_path",
+    "output_dir",
+    "rank_timeout",
+    "reduce_timeout",
+    "samples_at_once",
+    "seed",
+    "threads",
+]
+UNUSED = {"novelty_coef", "exploration_batch_size", "exploration_epochs", "max_batch_factor"}
+
+
+@pytest.mark.parametrize("row", ROWS, ids=[row[1] for row in ROWS])
+def test_a_new_default_cannot_change_the_papers_setting(row):
+    """Every setting is the preset's own, off, unused then, or no part of the algorithm."""
+    preset = PRESETS[f"paper_{row[1]}"]
+    config = Config(**preset)
+    assert {name: getattr(config, name) for name in OFF} == OFF
+    assert set(field_types()) == set(preset) | set(OFF) | set(HOW_IT_RUNS) | UNUSED
+
+
+ONE_SKILL = {"num_team_skills": 1, "num_agent_skills": 1, "high_level": "random"}
+TEAM_REWARD_ALONE = {"extrinsic_coef": 1, "team_coef": 0, "individual_coef": 0}
+CENTRAL_CRITIC = {"critic_head": "team", "critic_input": "state"}
+NO_HABITS = {"winning_step": 1, "skill_gain": 0.01}
+EVERY_STEP = {"low_level": "action", "skill_interval": 1, "num_team_skills": 1}
+PLAIN_COORDINATOR = {
+    **{"advantage_floor": 0, "exploration_start": 0, "coordinator_kl_limit": 0},
+    **{"winning_step": 1, "losing_entropy": 1, "high_level_batch_size": 1},
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("mappo", ONE_SKILL | TEAM_REWARD_ALONE | CENTRAL_CRITIC | NO_HABITS),
+        (
+            "ippo",
+            ONE_SKILL | TEAM_REWARD_ALONE | CENTRAL_CRITIC | NO_HABITS | {"critic_input": "obs"},
+        ),
+        ("mat", EVERY_STEP | PLAIN_COORDINATOR),
+        ("no_team_skill", {"num_team_skills": 1, "team_coef": 0, "num_agent_skills": 12}),
+        ("no_individual_skill", {"num_agent_skills": 1, "individual_coef": 0, "team_coef": 0.1}),
+        ("no_extrinsic", {"extrinsic_coef": 0}),
+        ("no_intrinsic", TEAM_REWARD_ALONE | {"high_level": "coordinator"}),
+        ("no_high_level", {"high_level": "random", "num_agent_skills": 12, "team_coef": 0.1}),
+        ("asynchronous", {"sync_mode": False, "batch_size": 128}),
+    ],
+)
+def test_each_change_is_what_its_name_says(name, meant):
+    """Laid over the default."""
+    config = Config(**CHANGES[name])
+    assert {key: getattr(config, key) for key in meant} == meant
+    assert name != "no_high_level" or config.skill_interval >= config.episode_length

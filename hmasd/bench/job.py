@@ -27,6 +27,7 @@ from hmasd.processes import die_with
 from hmasd.settings import ConfigError
 from hmasd.telemetry.jsonl import last_line
 from hmasd.telemetry.writers import METRICS_FILE
+from hmasd.training.evaluation import MODES
 
 State = Literal["finished", "failed", "unfinished"]
 LOCK_PATIENCE = 5.0  # seconds that processes of a killed comparison may take to be gone
@@ -64,11 +65,19 @@ class Job:
         return 0 if row is None else min(row["env_steps"], self.config.total_steps)
 
     def check_settings(self) -> None:
-        """Refuse a folder that holds a run of other settings.
+        """Refuse a folder that holds a run of other settings, or measured otherwise.
 
         Raises:
             ConfigError: It does; the message names what differs.
         """
+        absolute = files.read_json(self.folder / files.ABSOLUTE)
+        measured = None if absolute is None else len(absolute["episodes"]) // len(MODES)
+        if measured not in (None, self.episodes):
+            raise ConfigError(
+                f"{self.folder} was measured on {measured} episodes, not on {self.episodes}: give "
+                f"the old eval_episodes and absolute_factor, or delete its {files.ABSOLUTE} and "
+                "choose another --out"
+            )
         old, new = files.read_json(self.folder / files.SETTINGS), self._settings()
         if old is None or old == new:
             return

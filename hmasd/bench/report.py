@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -38,7 +39,7 @@ def write_report(spec: Spec, name: str, jobs: Sequence[Job], folder: Path) -> Pa
     records = [read_record(job) for job in jobs]
     found = scores(spec, records)
     write_rows(folder / "episodes.jsonl", episode_rows(records))
-    files.write_json(folder / "marl_eval.json", marl_eval(name, records))
+    files.write_json(folder / "marl_eval.json", marl_eval(name, spec, records))
     parts = [_head(spec, name, records)]
     latex = []
     for task in spec.tasks:
@@ -52,7 +53,7 @@ def write_report(spec: Spec, name: str, jobs: Sequence[Job], folder: Path) -> Pa
         if found[task]:
             parts += _task_figures(spec, task, found[task], folder)
     parts += _over_tasks(spec, found, folder, latex)
-    parts += _diagnosis(records, folder)
+    parts += _diagnosis(jobs, records, folder)
     (folder / "tables.tex").write_text("\n".join(latex), encoding="utf-8")
     path = folder / "report.md"
     path.write_text("\n".join(parts), encoding="utf-8")
@@ -64,7 +65,8 @@ def _head(spec: Spec, name: str, records: Sequence[Record]) -> str:
     factor, episodes = spec.absolute_factor, spec.eval_episodes
     return (
         f"# {name}\n\n"
-        f"Runs finished: {tables.count_states(records)}; seeds {', '.join(map(str, spec.seeds))}. "
+        f"Runs finished: {tables.count_states(records)}; seeds {', '.join(map(str, spec.seeds))}"
+        f"{_commits(records)}. "
         f"Evaluations every {spec.eval_interval:,} env steps, {episodes} episodes each of greedy "
         f"and of stochastic play. Scores are the {measure} of each run's best policy on "
         f"{factor} x {episodes} new episodes; interquartile means with 95 % bootstrap intervals, "
@@ -72,6 +74,13 @@ def _head(spec: Spec, name: str, records: Sequence[Record]) -> str:
         "Solved: greedy and stochastic play of the best (at the end: the last) policy both reach "
         f"a success of {spec.solved:g}.\n"
     )
+
+
+def _commits(records: Sequence[Record]) -> str:
+    """Which versions of the program made the runs, and how many each; nothing where unknown."""
+    found = Counter(record.commit[:7] for record in records if record.commit is not None)
+    words = [f"{commit} ({number})" for commit, number in sorted(found.items())]
+    return f"; commit{'s' * (len(words) > 1)} {', '.join(words)}" if words else ""
 
 
 def _task_figures(spec: Spec, task: str, found: Mapping[str, Scores], folder: Path) -> list[str]:
@@ -119,15 +128,15 @@ def _over_tasks(
     return [*parts, _save(folder, "profile", figures.draw_profiles(complete))]
 
 
-def _diagnosis(records: Sequence[Record], folder: Path) -> list[str]:
-    """The table over runs, and skills' distances against the discriminator's accuracy."""
+def _diagnosis(jobs: Sequence[Job], records: Sequence[Record], folder: Path) -> list[str]:
+    """The table over runs, and skills' distances against the accuracy of a q_d that is trained."""
     table = tables.diagnosis_table(records)
     if len(table) == 1:
         return []
     parts = ["## Why runs learn or not\n", tables.markdown(table)]
     dots = []
-    for record in records:
-        if record.diagnosis is not None:
+    for job, record in zip(jobs, records, strict=True):
+        if record.diagnosis is not None and job.config.individual_coef > 0:
             learned = record.diagnosis["first"]["training_0.95"] is not None
             looks = record.diagnosis["skills"]
             look = looks["before_success"] or looks["last"]

@@ -14,6 +14,7 @@ from hmasd.bench import files
 from hmasd.bench.job import Job, State
 from hmasd.bench.spec import RunKey, Spec, budget
 from hmasd.telemetry.jsonl import read_lines
+from hmasd.telemetry.run_folder import VERSIONS_FILE
 from hmasd.telemetry.writers import EVALUATIONS_FILE
 
 MODES = ("greedy", "stochastic")
@@ -29,6 +30,7 @@ class Record(NamedTuple):
     rows: list[dict[str, Any]]  # episodes of all evaluations, then those of the absolute metric
     diagnosis: dict[str, Any] | None
     failure: dict[str, Any] | None
+    commit: str | None  # of the program that began it; None: unknown
 
 
 class Scores(NamedTuple):
@@ -49,6 +51,7 @@ def read_record(job: Job) -> Record:
     """Everything that a run's folder holds."""
     training = files.training_folder(job.folder)
     rows: list[dict[str, Any]] = []
+    versions = None if training is None else files.read_json(training / VERSIONS_FILE)
     if training is not None and (training / EVALUATIONS_FILE).is_file():
         rows = [{"phase": "evaluation"} | row for row in read_lines(training / EVALUATIONS_FILE)]
     absolute = files.read_json(job.folder / files.ABSOLUTE)
@@ -61,6 +64,7 @@ def read_record(job: Job) -> Record:
         rows,
         files.read_json(job.folder / files.DIAGNOSIS),
         files.read_json(job.folder / files.FAILED),
+        None if versions is None else versions["git_commit"],
     )
 
 
@@ -106,16 +110,22 @@ def scores(spec: Spec, records: Sequence[Record]) -> dict[str, dict[str, Scores]
     return found
 
 
-def marl_eval(name: str, records: Sequence[Record]) -> dict[str, Any]:
-    """The raw data layout of marl-eval (Gorsane et al., NeurIPS 2022); finished runs only."""
+def marl_eval(name: str, spec: Spec, records: Sequence[Record]) -> dict[str, Any]:
+    """The raw data layout of marl-eval (Gorsane et al., NeurIPS 2022), of the runs that ended.
+
+    What a failed run did not come to counts as lost episodes with the task's lowest return.
+    """
     tasks: dict[str, Any] = {}
     for record in records:
-        if record.state != "finished":
+        if record.state == "unfinished":
             continue
+        rows = record.rows
+        if record.state == "failed":
+            rows = rows + _lost_rows(spec, record, _lowest_return(records, record.key.task))
         runs = tasks.setdefault(record.key.task, {}).setdefault(record.key.algorithm, {})
         evaluations: dict[int, dict[str, Any]] = {}
         absolute: dict[str, list[float]] = defaultdict(list)
-        for row in record.rows:
+        for row in rows:
             step = row["env_steps"]
             at = absolute
             if row["phase"] != ABSOLUTE:
@@ -127,9 +137,32 @@ def marl_eval(name: str, records: Sequence[Record]) -> dict[str, Any]:
     return {name: tasks}
 
 
+def _lost_rows(spec: Spec, record: Record, worst: float) -> list[dict[str, Any]]:
+    """One lost episode of each way of playing for whatever a failed run did not come to."""
+    steps = evaluation_steps(spec, record.key.task)
+    found = _due(spec, points(record, MODES[0], "success")[0])
+    missing: list[dict[str, Any]] = [
+        {"phase": "evaluation", "env_steps": int(step)} for step in np.delete(steps, found)
+    ]
+    missing.append({"phase": ABSOLUTE, "env_steps": int(steps[-1])})
+    lost = {"success": False, "return": worst}
+    return [row | {"mode": mode} | lost for row in missing for mode in MODES]
+
+
+def _lowest_return(records: Sequence[Record], task: str) -> float:
+    """Of all episodes on a task; 0 if there is none."""
+    returns = (row["return"] for x in records if x.key.task == task for row in x.rows)
+    return float(min(returns, default=0.0))
+
+
 def evaluation_steps(spec: Spec, task: str) -> np.ndarray:
     """The env steps at which evaluations are due [K]; rounds end a little later."""
     return np.arange(spec.eval_interval, budget(spec, task) + 1, spec.eval_interval)
+
+
+def _due(spec: Spec, steps: np.ndarray) -> np.ndarray:
+    """Which evaluation was due at each of some env steps: 0 for the first."""
+    return steps // spec.eval_interval - 1
 
 
 def _limits(spec: Spec, records: Sequence[Record]) -> tuple[float, float]:
@@ -156,8 +189,8 @@ def _scores(spec: Spec, runs: Sequence[Record], low: float, high: float) -> Scor
     for mode in MODES:
         rows = np.zeros((len(runs), number))
         for row, run in zip(rows, runs, strict=True):
-            values = points(run, mode, spec.metric)[1][:number]
-            row[: len(values)] = (values - low) / span
+            steps, values = points(run, mode, spec.metric)
+            row[_due(spec, steps)] = (values - low) / span
         curves[mode] = rows
         absolute[mode] = np.array(
             [

@@ -29,7 +29,9 @@ SHARED = {
 ROUNDING = 0.01  # of the budget: what whole rounds may add to it
 _OWN = frozenset(
     {"output_dir", "model_path", "eval_only", "checkpoint_interval", "threads", "keep_policies"}
+    | {"eval_mode"}
 )
+_GAME = ("env", "env_args", "team_reward", "episode_length")  # what a task is
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -80,6 +82,7 @@ def read_spec(path: Path) -> Spec:
     checks = (
         lambda: [*_number_problems(spec), *_name_problems(spec)],
         lambda: [line for pair in _pairs(spec) for line in _pair_problems(spec, *pair)],
+        lambda: [line for task in spec.tasks for line in _game_problems(spec, task)],
         lambda: [line for task in spec.tasks for line in _budget_problems(spec, task)],
     )
     for check in checks:  # each makes sense only after the one before
@@ -248,6 +251,21 @@ def _pair_problems(spec: Spec, task: str, algorithm: str) -> list[str]:
             f"{where}: a round is {config.largest_batch_size} env steps, more than eval_interval "
             f"{spec.eval_interval}: evaluations fall together; raise eval_interval"
         )
+    return problems
+
+
+def _game_problems(spec: Spec, task: str) -> list[str]:
+    """All algorithms must play the same game, also where only a preset names it."""
+    configs = {algorithm: _merged(spec, task, algorithm) for algorithm in spec.algorithms}
+    problems = []
+    for name in _GAME:
+        values = {algorithm: getattr(config, name) for algorithm, config in configs.items()}
+        if len(set(values.values())) > 1:
+            found = ", ".join(f"{value!r} for {algorithm}" for algorithm, value in values.items())
+            problems.append(
+                f"task {task}: {name} is {found}: different games are no comparison; set {name} "
+                "in the task"
+            )
     return problems
 
 

@@ -70,13 +70,14 @@ def steadiness_table(spec: Spec, task: str, records: Sequence[Record]) -> list[R
         ["algorithm", *when, *fell, "off-policy samples", "off-policy segments of the coordinator"]
     ]
     for name in spec.algorithms:
-        runs = [
-            record.diagnosis
+        ended = [
+            record
             for record in records
-            if (record.key.task, record.key.algorithm) == (task, name) and record.diagnosis
+            if (record.key.task, record.key.algorithm) == (task, name)
+            and record.state != "unfinished"
         ]
-        if runs:
-            table.append([name, *_steadiness_cells(runs)])
+        if ended:
+            table.append([name, *_steadiness_cells(ended)])
     return table
 
 
@@ -171,13 +172,15 @@ def _diagnosis_cells(found: dict[str, Any]) -> list[str]:
     ]
 
 
-def _steadiness_cells(runs: Sequence[dict[str, Any]]) -> list[str]:
+def _steadiness_cells(ended: Sequence[Record]) -> list[str]:
+    """Of runs that ended; one that failed counts as never good."""
+    runs = [record.diagnosis for record in ended if record.diagnosis is not None]
     firsts, falls = [], []
     for mode in MODES:
         reached = [x for run in runs if (x := run["first"][f"{mode}_{SOLVED:g}"]) is not None]
         lowest = [min(x["lowest"] for x in found) for run in runs if (found := run["drops"][mode])]
         median = f" ({np.median(reached):,.0f})" if reached else ""
-        firsts.append(f"{len(reached)} of {len(runs)}{median}")
+        firsts.append(f"{len(reached)} of {len(ended)}{median}")
         falls.append(f"{len(lowest)} of {len(reached)}{_to(lowest)}")
     return [*firsts, *falls, *(_off_policy(runs, batches) for batches in ("samples", "segments"))]
 

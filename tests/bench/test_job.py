@@ -216,3 +216,10 @@ def test_the_line_counts_runs_and_tells_the_time_left(tmp_path):
     assert "ETA 0:01:28 | exact/bad_one/1 51%" in progress.line().plain
     assert len(progress.line(40).plain) == 40
     shutil.rmtree(jobs[1].folder)
+
+
+def test_a_run_that_was_measured_otherwise_is_refused(one, tmp_path):
+    finish(one, [0.5, 1.0], best=1.0)
+    make_comparison(tmp_path)  # control: as it was
+    with pytest.raises(ConfigError, match=r"measured on 32 episodes, not on 64.*another --out"):
+        make_comparison(tmp_path, TEXT.replace("absolute_factor: 1", "absolute_factor: 2"))

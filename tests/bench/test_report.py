@@ -26,11 +26,14 @@ def report(tmp_path):
 def test_the_report_counts_every_run(report):
     text = report.read_text()
     assert "Runs finished: 4 of 6 (1 failed, 1 not finished)" in text
-    rows = {line.split("|")[1].strip(): line for line in text.splitlines() if line[:1] == "|"}
-    assert "| 3 | 1.00 [1.00, 1.00] |" in rows["good"] and "3 of 3 [44%, 100%]" in rows["good"]
-    assert "1 of 3 (1 failed, 1 not finished)" in rows["bad_one"] or "P(good > it)" in text
+    assert "| good | 3 | 1.00 [1.00, 1.00] | 1.00 [1.00, 1.00] | 3 of 3 [44%, 100%] |" in text
+    scores, improvement = (
+        [line for line in text.splitlines() if line.startswith("| bad_one |")][i] for i in (0, -1)
+    )
+    assert "| 1 of 3 (1 failed, 1 not finished) |" in scores
+    assert improvement.startswith("| bad_one | 1.00 [1.00, 1.00] |")
     assert "0.25 [0.00, 0.50]" in text  # the failed run counts as 0
-    assert "failed (1): error: NaN / x" in rows["exact/bad_one/1"]
+    assert "| exact/bad_one/1 | failed (1): error: NaN / x |" in text
 
 
 def test_the_report_shows_its_figures(report):
@@ -78,10 +81,13 @@ def test_steadiness_by_hand(tmp_path):
     ):
         finish(job, [0.5], best=1.0)
         files.write_json(job.folder / files.DIAGNOSIS, diagnosis(first, drops, share))
-    table = tables.steadiness_table(spec, "exact", [read_record(job) for job in jobs])
+    records = [read_record(job) for job in good + jobs[1:2]]
+    table = tables.steadiness_table(spec, "exact", records)
     [row] = table[1:]  # and no row for what has not ended
     assert row[:3] == ["good", "2 of 3 (200)", "0 of 3"]
     assert row[3:] == ["1 of 2 (to 0.30)", "0 of 0", "85%, by 2.0 versions", "none"]
+    records[1] = records[1]._replace(state="failed", diagnosis=None)
+    assert tables.steadiness_table(spec, "exact", records)[1][1] == "1 of 3 (100)"
 
 
 def diagnosis(first, drops, share):

@@ -84,11 +84,11 @@ def test_every_episode_is_a_row(comparison, tmp_path):
 
 def test_the_layout_of_marl_eval(comparison):
     """Environment, task, algorithm, run, then step_1.. with step_count, and absolute_metrics."""
-    _, records = comparison
-    found = marl_eval("made_up", records)["made_up"]["exact"]
+    spec, records = comparison
+    found = marl_eval("made_up", spec, records)["made_up"]["exact"]
     assert {name: sorted(runs) for name, runs in found.items()} == {
-        "good": ["seed_1", "seed_2"],
-        "bad_one": ["seed_1"],
+        "good": ["seed_1", "seed_2", "seed_3"],
+        "bad_one": ["seed_1"],  # the others are not over
     }
     run = found["good"]["seed_1"]
     assert sorted(run) == ["absolute_metrics", "step_1", "step_2"]
@@ -96,3 +96,25 @@ def test_the_layout_of_marl_eval(comparison):
     assert np.mean(run["step_1"]["greedy_success"]) == 0.5
     assert len(run["absolute_metrics"]["stochastic_return"]) == 32
     assert "step_count" not in run["absolute_metrics"]
+
+
+def test_what_a_failed_run_did_not_come_to_is_lost_for_marl_eval(comparison):
+    spec, records = comparison
+    run = marl_eval("made_up", spec, records)["made_up"]["exact"]["good"]["seed_3"]
+    assert np.mean(run["step_1"]["greedy_success"]) == 0.25  # what it did
+    assert run["step_2"] == {"step_count": 4000} | lost()
+    assert run["absolute_metrics"] == lost()
+
+
+def lost():
+    return {f"{m}_{x}": [0.0] for m in ("greedy", "stochastic") for x in ("success", "return")}
+
+
+def test_a_missing_evaluation_does_not_move_the_others(tmp_path):
+    """The first of two is gone: what was reached in the second stays there."""
+    spec, jobs = make_comparison(tmp_path)
+    finish(jobs[0], [1.0, 0.5], best=1.0)
+    record = read_record(jobs[0])
+    rows = [row for row in record.rows if row["env_steps"] != 2048]
+    found = scores(spec, [record._replace(rows=rows)])["exact"]["good"]
+    assert found.curves["greedy"].tolist() == [[0.0, 0.5]]

@@ -91,6 +91,13 @@ def test_the_files_of_the_project_are_good(path):
         ("clip: 0.1", "seed: 3", "all runs share it; set seeds on top"),
         ("clip: 0.1", "threads: 2", "the comparison decides it"),
         ("clip: 0.1", "episode_length: 50", "both set episode_length"),
+        (
+            "{preset: paper_alice_and_bob, clip: 0.1}",
+            "{preset: paper_cramped_room}",  # names a game and its length; the task only a game
+            "episode_length is 100 for ours, 400 for paper",
+        ),
+        ("clip: 0.1", "team_reward: mean", "team_reward is 'sum' for ours, 'mean' for paper"),
+        ("clip: 0.1", "eval_mode: process", "the comparison decides it"),
         ("eval_episodes: 32", "eval_episodes: 31", "eval_episodes = 31 is below 32"),
         ("env_steps: 200000", "env_steps: 210000", "210000 env steps are no multiple"),
         ("eval_interval: 50000", "eval_interval: 2000", "a round is 3200 env steps, more than"),
