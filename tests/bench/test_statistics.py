@@ -59,6 +59,19 @@ def test_the_interval_holds_the_truth_as_often_as_documented(runs, expected, mon
     assert coverage(runs, interquartile_mean_interval) == pytest.approx(expected, abs=0.03)
 
 
+@pytest.mark.parametrize(("runs", "expected"), [(5, 0.826), (10, 0.904)])
+def test_runs_that_learn_all_or_nothing_are_covered_less_often(runs, expected, monkeypatch):
+    """Six runs in ten learn: the middle half of all runs is 1 from its 0.4 to its 0.75, 0.7 of it.
+
+    The expected values are those of 2000 experiments.
+    """
+    monkeypatch.setattr(statistics, "NUM_RESAMPLES", 500)
+    draws = np.random.default_rng(7).random((500, runs)) < 0.6
+    limits = [interquartile_mean_interval([x.astype(float)], i) for i, x in enumerate(draws)]
+    covered = np.mean([low <= 0.7 <= high for _, low, high in limits])
+    assert covered == pytest.approx(expected, abs=0.04)
+
+
 def test_control_an_interval_of_half_the_width_does_not_cover(monkeypatch):
     monkeypatch.setattr(statistics, "NUM_RESAMPLES", 500)
 
