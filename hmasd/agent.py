@@ -104,7 +104,7 @@ class HMASDAgent:
         )
         self.low_storage: RoundStorage = RoundStorage(config.rollout_length, config.chunk_length)
         step_discount = config.gamma if config.high_discount == "smdp" else 1.0
-        self.high_storage = SegmentStorage(self.share.size, step_discount)
+        self.high_storage = SegmentStorage(self.share.size, step_discount, config.longest_segment)
         self._next_view: TensorView | None = None
 
     # --- the guide's names --------------------------------------------------------------------

@@ -250,6 +250,11 @@ class Config:
         return self.batch_size // self.num_envs
 
     @property
+    def longest_segment(self) -> int:
+        """Steps from a decision to the next where nothing cuts them short."""
+        return min(self.skill_interval, self.episode_length)
+
+    @property
     def largest_batch_size(self) -> int:
         """Samples of the largest round that batch_schedule may make."""
         growing = self.batch_schedule != "constant"

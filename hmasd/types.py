@@ -142,8 +142,8 @@ class HighRollout(NamedTuple):
     next_obs: Tensor  # [D, N, O]
     coordinator_version: Tensor  # [D] int64
     alive: Tensor  # [D, N] bool, at the decision
-    mean_state: Tensor  # [D, S] of the states that the segment's steps reached
-    mean_before: Tensor  # [D, S] that of the segment before it in its episode
+    mean_state: Tensor  # [D, S] of the states reached in as many steps as a whole segment has
+    mean_before: Tensor  # [D, S] that of the one before it in its episode, or the state it began in
     is_first: Tensor  # [D] bool, there is none before it
     mask: Tensor | None = None  # [D, N, A] bool, where skills are actions: those allowed
 

@@ -157,8 +157,7 @@ def first_coordinator_update(config: Config) -> tuple[int, int, int]:
         The number of rounds, the segments that are closed by then, and the open ones that the
         update cuts.
     """
-    envs, length = config.num_envs, config.episode_length
-    interval = min(config.skill_interval, length)
+    envs, length, interval = config.num_envs, config.episode_length, config.longest_segment
     per_episode = -(-length // interval)
     needed = -(-config.high_level_batch_size // envs)  # segments of each env
     episodes, more = divmod(needed - 1, per_episode)

@@ -18,9 +18,16 @@ class SegmentStorage:
     A segment is closed after k steps, at the end of its episode, or at the coordinator's update.
     """
 
-    def __init__(self, num_envs: int, step_discount: float) -> None:
-        """`step_discount`: 1 for the paper's plain sum of rewards, γ for the discounted one."""
+    def __init__(self, num_envs: int, step_discount: float, longest: int) -> None:
+        """No segment yet.
+
+        Args:
+            num_envs: E.
+            step_discount: 1 for the paper's plain sum of rewards, γ for the discounted one.
+            longest: steps of a segment that nothing cuts short.
+        """
         self.num_envs = num_envs
+        self.longest = longest
         self.step_discount = step_discount
         self.num_closed = 0
         self._closed_before = 0  # segments closed in earlier rounds
@@ -36,6 +43,8 @@ class SegmentStorage:
         index = at[logp.device]
         if not self._open:
             self._last_mean = torch.zeros_like(view.state)
+        is_first = self._is_first[envs]
+        begins = to_device(is_first.unsqueeze(-1), logp.device)
         alive = torch.ones(agent_skills.shape, dtype=torch.bool)
         decided = {
             "state": view.state[index],
@@ -48,8 +57,8 @@ class SegmentStorage:
             "coordinator_version": torch.full_like(envs, coordinator_version),
             "alive": alive if view.alive is None else view.alive[envs],
             "mean_state": torch.zeros_like(view.state[index]),  # the sum, while it is open
-            "mean_before": self._last_mean[index],
-            "is_first": self._is_first[envs],
+            "mean_before": torch.where(begins, view.state[index], self._last_mean[index]),
+            "is_first": is_first,
         }
         if mask is not None:
             decided["mask"] = mask
@@ -97,7 +106,9 @@ class SegmentStorage:
         at = _everywhere(envs, next_state.device)
         opened = {name: value[at[value.device]] for name, value in self._open.items()}
         steps = to_device(opened["length"].unsqueeze(-1), next_state.device, next_state.dtype)
-        opened["mean_state"] /= steps
+        # Over as many states as in any other segment: a mean of few would seem rare.
+        opened["mean_state"] += (self.longest - steps) * opened["mean_before"]
+        opened["mean_state"] /= self.longest
         self._last_mean[at[next_state.device]] = opened["mean_state"]
         self._is_first[envs] = ended[envs] & (not cut)
         self._closed.append(

@@ -191,7 +191,7 @@ def close_some(storage: SegmentStorage, envs: list[int], number: float) -> None:
 
 
 def test_a_stale_segment_is_refused() -> None:
-    storage = SegmentStorage(E, 1.0)
+    storage = SegmentStorage(E, 1.0, 2)
     open_all(storage, 0.0, version=4)
     storage.add_step(torch.ones(E), view(1.0).state)
     close_some(storage, [0, 1, 2], 1.0)
@@ -201,7 +201,7 @@ def test_a_stale_segment_is_refused() -> None:
 
 
 def test_one_stale_segment_among_fresh_ones_is_refused() -> None:
-    storage = SegmentStorage(E, 1.0)
+    storage = SegmentStorage(E, 1.0, 2)
     for version in (4, 5):
         open_all(storage, 0.0, version)
         storage.add_step(torch.ones(E), view(1.0).state)
@@ -212,12 +212,12 @@ def test_one_stale_segment_among_fresh_ones_is_refused() -> None:
 
 def test_a_coordinator_without_segments_is_refused() -> None:
     with pytest.raises(StorageError, match="no closed segment"):
-        SegmentStorage(E, 1.0).rollout(0)
+        SegmentStorage(E, 1.0, 2).rollout(0)
 
 
 def test_the_cut_closes_what_has_steps_and_nothing_else() -> None:
     """A segment that is closed already, cut again, would be a sample of length 0."""
-    storage = SegmentStorage(E, 1.0)
+    storage = SegmentStorage(E, 1.0, 2)
     open_all(storage, 0.0, 0)
     storage.add_step(torch.ones(E), view(1.0).state)
     close_some(storage, [1], 1.0)
@@ -233,11 +233,15 @@ def test_the_cut_closes_what_has_steps_and_nothing_else() -> None:
 
 
 def test_the_mean_of_what_a_segment_passed_through_and_of_the_one_before_it() -> None:
-    """A segment over 1 and 3, one over 5, which is cut, one over 7; env 1's episode ends at 3."""
-    storage, no = SegmentStorage(E, 1.0), torch.zeros(E, dtype=torch.bool)
+    """Segments of 2 steps, over 1 and 3, and over 5 and over 7, which are cut after a step.
+
+    These count the mean before them for the step that they lack; env 1's episode ends at 3, so its
+    next segment counts the 4 where it begins.
+    """
+    storage, no = SegmentStorage(E, 1.0, 2), torch.zeros(E, dtype=torch.bool)
 
     def steps(*reached: float) -> None:
-        open_all(storage, 0.0, 0)
+        open_all(storage, 4.0, 0)
         for number in reached:
             storage.add_step(torch.zeros(E), view(number).state)
 
@@ -249,14 +253,15 @@ def test_the_mean_of_what_a_segment_passed_through_and_of_the_one_before_it() ->
         storage.cut(view(number))
     segments = storage.rollout(0)
     first, second = (segments.env == env for env in (0, 1))
-    assert segments.mean_state[first, 0].tolist() == [2.0, 5.0, 7.0]
-    assert segments.mean_before[first, 0].tolist()[1:] == [2.0, 5.0]
+    assert segments.mean_state[first, 0].tolist() == [2.0, (2 + 5) / 2, (3.5 + 7) / 2]
+    assert segments.mean_before[first, 0].tolist()[1:] == [2.0, 3.5]
     assert segments.is_first[first].tolist() == [True, False, False]
+    assert segments.mean_state[second, 0].tolist() == [2.0, (4 + 5) / 2, (4.5 + 7) / 2]
     assert segments.is_first[second].tolist() == [True, True, False]
 
 
 def test_after_a_failure_an_envs_next_segment_is_its_episodes_first() -> None:
-    storage = SegmentStorage(E, 1.0)
+    storage = SegmentStorage(E, 1.0, 2)
     open_all(storage, 0.0, 0)
     storage.add_step(torch.ones(E), view(1.0).state)
     close_some(storage, list(range(E)), 1.0)
@@ -270,7 +275,7 @@ def test_after_a_failure_an_envs_next_segment_is_its_episodes_first() -> None:
 
 
 def test_goes_on_exactly_with_open_and_closed_segments() -> None:
-    storage, other = SegmentStorage(E, 0.5), SegmentStorage(E, 0.5)
+    storage, other = SegmentStorage(E, 0.5, 2), SegmentStorage(E, 0.5, 2)
     open_all(storage, 0.0, 2)
     storage.add_step(torch.tensor([1.0, 2.0, 3.0]), view(1.0).state)
     close_some(storage, [2], 1.0)
