@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from hmasd.algorithm.discriminators import Discriminators
 from hmasd.algorithm.exploration import Exploration, ended_and_won
 from hmasd.algorithm.novelty import Novelty
 from hmasd.algorithm.optimization import Metrics, read
+from hmasd.algorithm.policy_average import follow, newest_share
 from hmasd.batch_schedule import next_batch_size
 from hmasd.config import Config
 from hmasd.distributed import ALONE, Ranks
@@ -24,16 +26,9 @@ from hmasd.networks import make_networks
 from hmasd.rollout.segments import SegmentStorage
 from hmasd.rollout.storage import RoundStorage
 from hmasd.rollout.team import Generators, Team
-from hmasd.round_metrics import counting, reward_metrics, skill_metrics
+from hmasd.round_metrics import counting, reward_metrics, segment_metrics, skill_metrics
 from hmasd.sync import SyncGate
-from hmasd.types import (
-    Acting,
-    EnvStep,
-    EnvView,
-    HighRollout,
-    LowRollout,
-    TensorView,
-)
+from hmasd.types import Acting, EnvStep, EnvView, HighRollout, LowRollout, TensorView
 
 GENERATORS = ("skill", "action", "shuffle")
 
@@ -62,6 +57,7 @@ class HMASDAgent:
         self.networks = make_networks(
             config, env.num_agents, env.obs_size, env.state_size, env.action_space
         )
+        self.played = copy.deepcopy(self.networks).requires_grad_(False)  # see policy_average
         self._build_updaters(env)
         self._build_memory(env)
 
@@ -277,6 +273,8 @@ class HMASDAgent:
         numbers = read(metrics, self._learners)
         self.low_storage.clear()
         self.high_storage.end_round()
+        share = newest_share(self.exploration.success, self.config.policy_average)
+        follow(self.played, self.networks, share)
         return numbers
 
     def _follow_wins(self) -> None:
@@ -350,11 +348,7 @@ class HMASDAgent:
             metrics = self.coordinator.update(batch, explores)
         self.high_storage.clear()
         self.team.surveys = self.coordinator.plans_survey(explores)
-        return metrics | {
-            "high/segments": self.ranks.total(len(segments.env)),
-            "high/cut_share": float(self.ranks.mean(segments.cut.double())),
-            "high/segment_length": float(self.ranks.mean(segments.length.double())),
-        }
+        return metrics | segment_metrics(segments, self.ranks)
 
     def _round_metrics(self, rollout: LowRollout, living: float) -> Metrics:
         """What the round itself tells, before any update; living: 0 if every env was lost."""
@@ -383,6 +377,7 @@ class HMASDAgent:
         novelty = self.coordinator.novelty
         return {
             "networks": self.networks.state_dict(),
+            "played": self.played.state_dict(),
             "optimizers": {learner.name: learner.state_dict() for learner in self._learners},
             "generators": {name: g.get_state() for name, g in self.generators.items()},
             "gate": self.gate.state_dict(),
@@ -391,7 +386,6 @@ class HMASDAgent:
             "coordinator_version": self.coordinator_version,
             "env_steps": self.env_steps,
             "team": self.team.state_dict(),
-            "surveys": self.team.surveys,
             "critic_hidden": self.critic_hidden,
             "low_storage": self.low_storage.state_dict(),
             "high_storage": self.high_storage.state_dict(),
@@ -413,6 +407,7 @@ class HMASDAgent:
         checkpoint.load_module(
             "networks", self.networks, state["networks"], saved_settings, asdict(self.config)
         )
+        self.played.load_state_dict(state["played"])
         for learner in self._learners:
             learner.load_state_dict(state["optimizers"][learner.name])
         for name, generator in self.generators.items():
@@ -424,7 +419,6 @@ class HMASDAgent:
         self.coordinator_version = state["coordinator_version"]
         self.env_steps = state["env_steps"]
         self.team.load_state_dict(state["team"])
-        self.team.surveys = state["surveys"]
         if self.coordinator.novelty is not None and "novelty" in state:  # else all is new
             self.coordinator.novelty.load_state_dict(state["novelty"])
         memory = checkpoint.on_device(state, self.device)

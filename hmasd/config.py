@@ -133,6 +133,10 @@ class Config:
     """Share of the step size that is left when all of the last 100 episodes were won; in between it
     falls with the share of wins. "Win or learn fast" (Bowling & Veloso 2002): what wins together
     should not move on from each other. 1: the step size never falls (paper)."""
+    policy_average: int = 400
+    """The policy that is evaluated and played elsewhere is the average over about this many updates
+    of the one that learns, if all of the last 100 episodes were won; the less is won, the fewer
+    they are. Nothing that learns depends on it. 1: it is the newest (paper)."""
     adam_eps: float = 1e-5
     """Adam's epsilon."""
     max_grad_norm: float = 10.0

@@ -85,6 +85,7 @@ _PAPER_COMMON: dict[str, Any] = {  # Table 1, and what MAPPO's and the authors' 
     "high_discount": "paper",
     "exploration_start": 0,
     "winning_step": 1.0,
+    "policy_average": 1,
     "losing_entropy": 1.0,
     "discriminator_balance": False,
     "coordinator_kl_limit": 0.0,
@@ -141,6 +142,7 @@ _MAPPO: dict[str, Any] = {  # the discoverer with one skill and only the team re
     "skill_gain": 0.01,  # of the only skill: no preference at the start
     "low_entropy_coef": 0.01,
     "winning_step": 1.0,
+    "policy_average": 1,
 }
 
 CHANGES: dict[str, dict[str, Any]] = {
@@ -156,6 +158,7 @@ CHANGES: dict[str, dict[str, Any]] = {
         "advantage_floor": 0.0,
         "exploration_start": 0,
         "winning_step": 1.0,
+        "policy_average": 1,
         "losing_entropy": 1.0,
         "coordinator_kl_limit": 0.0,
     },

@@ -1,4 +1,4 @@
-"""What a round tells of rewards and skills, over all ranks."""
+"""What a round tells of rewards, skills and segments, over all ranks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 from hmasd.algorithm.skill_usage import usage
 from hmasd.distributed import ALONE, Ranks
 from hmasd.kernels.transfer import to_device
-from hmasd.types import LowRollout, RewardParts
+from hmasd.types import HighRollout, LowRollout, RewardParts
 
 Weights = tuple[Tensor | None, Tensor | None]  # of the team's steps [T, E], of agents' [T, E, N]
 
@@ -46,3 +46,12 @@ def reward_metrics(
     )
     names = ("extrinsic", "team", "individual")
     return {f"reward/{name}": mean for name, mean in zip(names, means, strict=True)}
+
+
+def segment_metrics(segments: HighRollout, ranks: Ranks = ALONE) -> dict[str, float]:
+    """How many segments the coordinator learned from, how many were cut, and how long they were."""
+    return {
+        "high/segments": ranks.total(len(segments.env)),
+        "high/cut_share": float(ranks.mean(segments.cut.double())),
+        "high/segment_length": float(ranks.mean(segments.length.double())),
+    }

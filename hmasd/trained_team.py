@@ -69,7 +69,7 @@ class TrainedTeam:
         if not {"agent", "config"} <= content.keys():
             raise CheckpointError(f"{path} holds no trained team: it was not saved by training")
         config = dataclasses.replace(stored_config(content["config"], Path(path)), device=device)
-        state = content["agent"]["networks"]
+        state = content["agent"]["played"]
         sizes = _sizes(content["agent"], config)
         networks = make_networks(config, *sizes)
         checkpoint.load_module("networks", networks, state)
@@ -181,7 +181,7 @@ class TrainedTeam:
 
 def _sizes(agent: Mapping[str, Any], config: Config) -> _Sizes:
     """What the env of a checkpoint was like, told by the shapes of what it holds."""
-    parameters = agent["networks"]
+    parameters = agent["played"]
     num_agents = agent["team"]["clock"]["agent_skills"].shape[1]
     obs_size = len(parameters["coordinator.embed_obs.0.weight"])
     state_size = len(parameters["coordinator.embed_state.0.weight"])

@@ -83,6 +83,7 @@ OFF = {  # what the paper does not have, and the value with which it is not ther
     **{"advantage_floor": 0, "agent_id": False, "reset_hidden_on_skill": False},
     **{"intrinsic_offset": "none", "high_discount": "paper", "coordinator_kl_limit": 0},
     **{"exploration_start": 0, "winning_step": 1, "losing_entropy": 1},
+    **{"policy_average": 1},
     **{"critic_input": "state", "high_level": "coordinator", "low_level": "discoverer"},
     **{"batch_schedule": "constant", "sync_mode": True, "team_reward": "sum"},
 }
@@ -107,11 +108,11 @@ def test_a_new_default_cannot_change_the_papers_setting(row):
 ONE_SKILL = {"num_team_skills": 1, "num_agent_skills": 1, "high_level": "random"}
 TEAM_REWARD_ALONE = {"extrinsic_coef": 1, "team_coef": 0, "individual_coef": 0}
 CENTRAL_CRITIC = {"critic_head": "team", "critic_input": "state"}
-NO_HABITS = {"winning_step": 1, "skill_gain": 0.01}
+NO_HABITS = {"winning_step": 1, "skill_gain": 0.01, "policy_average": 1}
 EVERY_STEP = {"low_level": "action", "skill_interval": 1, "num_team_skills": 1}
 PLAIN_COORDINATOR = {
     **{"advantage_floor": 0, "exploration_start": 0, "coordinator_kl_limit": 0},
-    **{"winning_step": 1, "losing_entropy": 1, "high_level_batch_size": 1},
+    **{"winning_step": 1, "losing_entropy": 1, "high_level_batch_size": 1, "policy_average": 1},
 }
 
 

@@ -91,7 +91,7 @@ def test_it_plays_what_evaluation_plays_to_the_last_bit(
     config: Config, monkeypatch: pytest.MonkeyPatch, changes, mode
 ) -> None:
     agent, path = saved(dataclasses.replace(config, **changes))
-    expected = actions_of_evaluation(agent.config, agent.networks, mode, 5, 3, monkeypatch)
+    expected = actions_of_evaluation(agent.config, agent.played, mode, 5, 3, monkeypatch)
     team = TrainedTeam.load(path)
     shape = (len(expected), 5)
     played = actions_of_team(team, 3, 3 if mode == "stochastic" else None, shape)
@@ -104,7 +104,7 @@ def test_control_untold_ends_and_other_draws_are_caught(
     config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     agent, path = saved(config)
-    expected = actions_of_evaluation(config, agent.networks, "stochastic", 5, 3, monkeypatch)
+    expected = actions_of_evaluation(config, agent.played, "stochastic", 5, 3, monkeypatch)
     team, shape = TrainedTeam.load(path), (len(expected), 5)
     assert (actions_of_team(team, 3, 4, shape) != expected).any()
     assert (actions_of_team(team, 3, 3, shape, tell_ends=False) != expected).any()
@@ -189,7 +189,7 @@ def test_a_forced_team_skill_is_known_to_the_agents_choices(config: Config) -> N
     config = dataclasses.replace(config, num_agent_skills=9)
     agent, _ = saved(config, rounds=0)
     with torch.no_grad():  # fresh decoders hardly listen
-        for weight in agent.networks.coordinator.parameters():
+        for weight in agent.played.coordinator.parameters():
             if weight.ndim > 1:
                 torch.nn.init.orthogonal_(weight, 3.0)
     path = Path(config.output_dir) / "attentive.pth"
@@ -202,7 +202,7 @@ def test_a_forced_team_skill_is_known_to_the_agents_choices(config: Config) -> N
         """Of all choices of the first agent under Z, teacher-forced: [n_z, E]."""
         skills = torch.full((num_envs,), team_skill)
         agents = torch.arange(9).view(9, 1, 1).expand(9, num_envs, 2)
-        scores = (agent.networks.coordinator.evaluate(*seen, skills, z) for z in agents)
+        scores = (agent.played.coordinator.evaluate(*seen, skills, z) for z in agents)
         return torch.stack([score.logp[:, 1] for score in scores])
 
     chosen = []

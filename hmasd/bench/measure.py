@@ -92,7 +92,7 @@ def best_evaluation(rows: Iterable[Mapping[str, Any]]) -> int:
 
 
 def load_policy(path: Path) -> tuple[Config, HMASDNetworks]:
-    """The settings and networks of a policy file or a checkpoint.
+    """The settings and the networks that play of a policy file or a checkpoint.
 
     Raises:
         CheckpointError: The file is missing or damaged, or does not fit its own settings.
@@ -100,7 +100,7 @@ def load_policy(path: Path) -> tuple[Config, HMASDNetworks]:
     content = checkpoint.load(path)
     known = {field.name for field in dataclasses.fields(Config)}
     config = Config(**{name: x for name, x in content["config"].items() if name in known})
-    return config, playing_agent(config, content).networks
+    return config, playing_agent(config, content).played
 
 
 def _diagnose(folder: Path, training: Path, num_skills: tuple[int, int]) -> set[int]:

@@ -74,7 +74,7 @@ def evaluate(agent: HMASDAgent) -> tuple[dict[str, float], list[dict[str, Any]]]
     rows: list[dict[str, Any]] = []
     for mode in MODES:
         episodes = play_episodes(
-            config, agent.networks, mode, config.eval_episodes, config.seed + SEED_OFFSET
+            config, agent.played, mode, config.eval_episodes, config.seed + SEED_OFFSET
         )
         metrics |= summarize(episodes, f"eval/{mode}_")
         rows += [
@@ -112,7 +112,7 @@ def save_policy(path: Path, agent: HMASDAgent) -> None:
         CheckpointError: the file cannot be written.
     """
     played = {
-        "networks": agent.networks.state_dict(),
+        "played": agent.played.state_dict(),
         "gate": agent.gate.state_dict(),
         "env_steps": agent.env_steps,
     }
@@ -136,7 +136,7 @@ def evaluate_policy(path: Path) -> Evaluation:
 
 
 def playing_agent(config: Config, content: Mapping[str, Any]) -> HMASDAgent:
-    """An agent with the networks and the version of a checkpoint or policy file.
+    """An agent with the networks that play, and the version, of a checkpoint or policy file.
 
     Raises:
         CheckpointError: the networks are of another configuration.
@@ -146,8 +146,8 @@ def playing_agent(config: Config, content: Mapping[str, Any]) -> HMASDAgent:
     with contextlib.closing(made) as env:
         agent = HMASDAgent(config, env)
     settings = dataclasses.asdict(config)
-    state = content["agent"]["networks"]
-    checkpoint.load_module("networks", agent.networks, state, content.get("config"), settings)
+    state = content["agent"]["played"]
+    checkpoint.load_module("networks", agent.played, state, content.get("config"), settings)
     agent.gate.load_state_dict(content["agent"]["gate"])
     return agent
 

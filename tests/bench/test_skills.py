@@ -127,7 +127,7 @@ def test_nearest_by_hand():
 def test_the_program_prints_a_row_per_pair_and_draws(config, tmp_path, capsys):
     config = dataclasses.replace(config, skill_interval=90)
     agent = HMASDAgent(config, make_env(config.env, config.num_envs, config.episode_length))
-    agent.networks.load_state_dict(walker((RIGHT, LEFT, UP, DOWN), config).state_dict())
+    agent.played.load_state_dict(walker((RIGHT, LEFT, UP, DOWN), config).state_dict())
     path, picture = tmp_path / "hmasd_sync_enhanced_final.pth", tmp_path / "skills.png"
     agent.save_model(path, config=dataclasses.asdict(config))
     assert where_skills_lead.main([str(path), "--out", str(picture)]) == 0

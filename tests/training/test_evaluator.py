@@ -170,7 +170,7 @@ class Played:
         """Twelve more steps, and other parameters."""
         self.agent.env_steps += 12
         with torch.no_grad():
-            for parameter in self.agent.networks.parameters():
+            for parameter in self.agent.played.parameters():
                 parameter.mul_(1.5)
         return self.agent
 

@@ -174,7 +174,7 @@ def test_the_policies_of_evaluations_are_kept_where_asked(config: Config) -> Non
     for steps in (24, 48, 72):
         content = checkpoint.load(checkpoint.policy_path(models, steps))
         agent = HMASDAgent(config, trainer.env)
-        agent.networks.load_state_dict(content["agent"]["networks"])
+        agent.played.load_state_dict(content["agent"]["played"])
         agent.gate.load_state_dict(content["agent"]["gate"])
         _, again = evaluate(agent)
         assert [{"env_steps": steps} | row for row in again] == [

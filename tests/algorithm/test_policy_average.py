@@ -1,0 +1,111 @@
+"""The policy that plays is an average of the one that learns; what learns does not notice."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from torch import nn
+
+from hmasd.agent import HMASDAgent
+from hmasd.algorithm.policy_average import follow, newest_share
+from hmasd.config import Config
+from hmasd.envs import registry
+from hmasd.training.evaluation import evaluate
+from tests.helpers.envs import NeverWon
+from tests.helpers.rounds import make_loud
+from tests.helpers.runs import (
+    differences,
+    make_agent,
+    play_rounds,
+    register_small_envs,
+    snapshot,
+    tiny_config,
+)
+
+
+def test_the_newest_counts_alone_until_something_is_won() -> None:
+    assert newest_share(0.0, 200) == 1.0
+    assert newest_share(1.0, 200) == pytest.approx(0.005)
+    assert newest_share(0.5, 200) == pytest.approx(0.5025)
+    assert newest_share(1.0, 1) == 1.0  # no average
+
+
+def layer(value: float) -> nn.Module:
+    found = nn.BatchNorm1d(2)
+    nn.init.constant_(found.weight, value)
+    nn.init.constant_(found.bias, -value)
+    found.running_mean.fill_(value)
+    return found
+
+
+def test_it_moves_by_a_share_of_the_way_and_copies_buffers() -> None:
+    """From 0 to 8 by a quarter: 2, 3.5, 4.625."""
+    average, newest = layer(0.0), layer(8.0)
+    for expected in (2.0, 3.5, 4.625):
+        follow(average, newest, 0.25)
+        assert average.weight.tolist() == [expected] * 2
+        assert average.bias.tolist() == [-expected] * 2
+        assert average.running_mean.tolist() == [8.0] * 2
+
+
+def test_a_share_of_1_is_the_newest_to_the_last_bit() -> None:
+    average, newest = layer(0.1), layer(0.3)
+    follow(average, newest, 1.0)
+    assert torch.equal(average.weight, newest.weight)
+
+
+def test_noise_around_a_value_is_averaged_away() -> None:
+    """Of independent noise an average over n updates keeps the variance 1 / (2 n - 1)."""
+    generator = torch.Generator().manual_seed(0)
+    average, newest = nn.Linear(1000, 1, bias=False), nn.Linear(1000, 1, bias=False)
+    nn.init.zeros_(average.weight)
+    for _ in range(300):
+        newest.weight.data.normal_(generator=generator)
+        follow(average, newest, newest_share(1.0, 10))
+    assert float(average.weight.detach().var()) == pytest.approx(1 / 19, rel=0.15)
+    assert float(newest.weight.detach().var()) == pytest.approx(1, rel=0.15)  # control
+
+
+def winning(config: Config, updates: int) -> HMASDAgent:
+    """An agent after some rounds, of which the second half counts as won."""
+    agent, env, view = make_agent(dataclasses.replace(config, policy_average=updates))
+    _, view = play_rounds(agent, env, view, 3)
+    agent.exploration.hear = lambda *_: setattr(agent.exploration, "success", 1.0)
+    play_rounds(agent, env, view, 3)
+    return agent
+
+
+@pytest.fixture
+def quiet(monkeypatch: pytest.MonkeyPatch) -> Config:
+    """In `counter` nothing is won."""
+    register_small_envs(monkeypatch)
+    return tiny_config(winning_step=1.0, losing_entropy=1.0)
+
+
+def test_what_learns_does_not_depend_on_it(quiet: Config) -> None:
+    newest, average = winning(quiet, 1), winning(quiet, 50)
+    parts = differences(snapshot(newest), snapshot(average))
+    assert parts and {path.split(".")[0] for path in parts} == {"played"}
+    assert differences(newest.played.state_dict(), newest.networks.state_dict()) == []
+    assert differences(average.played.state_dict(), average.networks.state_dict()) != []
+
+
+def test_it_is_the_newest_as_long_as_nothing_is_won(
+    quiet: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(registry._MAKERS, "counter", lambda e, t: NeverWon(e, 2, t, (0.1, 0.1)))
+    agent, env, view = make_agent(quiet)
+    play_rounds(agent, env, view, 4)
+    assert differences(agent.played.state_dict(), agent.networks.state_dict()) == []
+
+
+def test_the_average_is_what_is_evaluated(quiet: Config) -> None:
+    agent, env, view = make_agent(dataclasses.replace(quiet, env="point"))
+    play_rounds(agent, env, view, 2)
+    before = evaluate(agent)[1]
+    make_loud(agent.networks)
+    assert evaluate(agent)[1] == before
+    make_loud(agent.played)
+    assert evaluate(agent)[1] != before
