@@ -102,7 +102,7 @@ def improvement_table(
         p_value = improvement_p_value(scores[reference], scores[other])
         winner = reference if interval.value > 0.5 else other
         verdict = winner if p_value < SIGNIFICANT else "not known"
-        table.append([other, interval_text(interval), f"{p_value:.3f}", verdict])
+        table.append([other, interval_text(interval), p_text(p_value), verdict])
     return found, table
 
 
@@ -145,6 +145,11 @@ def interval_text(interval: Interval) -> str:
     if math.isinf(interval.low):
         return f"{interval.value:.2f} [one run]"
     return f"{interval.value:.2f} [{interval.low:.2f}, {interval.high:.2f}]"
+
+
+def p_text(p_value: float) -> str:
+    """E.g. ``0.031``; never 0."""
+    return f"{p_value:.3f}" if p_value >= 0.001 else "< 0.001"
 
 
 def share_text(successes: np.ndarray) -> str:

@@ -111,6 +111,7 @@ def test_who_is_better_is_said_only_where_it_is_known():
 def test_texts_of_numbers():
     assert tables.interval_text(Interval(0.934, 0.81, 0.99)) == "0.93 [0.81, 0.99]"
     assert tables.interval_text(Interval(0.5, -np.inf, np.inf)) == "0.50 [one run]"
+    assert [tables.p_text(p) for p in (0.0312, 0.0004)] == ["0.031", "< 0.001"]
     assert tables.share_text(np.array([True] * 8 + [False] * 2)) == "8 of 10 [49%, 94%]"
 
 
