@@ -210,6 +210,8 @@ NEEDLESS = {
     "agent.low_storage.last_step": "a guard; rollout/test_storage.py shows what it refuses",
     "agent.next_view.action_mask": "the coordinator looks at no action mask",
     "agent.novelty.directions": "drawn from the seed, which is the same in a continued run here",
+    "agent.played.high_normalizer": "copied from the newest at every update",
+    "agent.played.low_normalizer": "copied from the newest at every update",
     "run_name": "names the folder",
     "config": "the settings, which the command line reads",
 }
@@ -221,7 +223,7 @@ def item_of(path: tuple[Any, ...]) -> str:
     names = [str(name) for name in path if not isinstance(name, int)]
     if names[0] == "config":
         return "config"
-    if names[:2] == ["agent", "networks"]:
+    if names[0] == "agent" and names[1] in ("networks", "played"):
         return ".".join(names[:2]) + "." + names[2].split(".")[0]
     if "param_groups" in names:
         return ".".join(names[:3]) + ".param_groups"
