@@ -386,6 +386,7 @@ class HMASDAgent:
             "coordinator_version": self.coordinator_version,
             "env_steps": self.env_steps,
             "team": self.team.state_dict(),
+            "surveys": self.team.surveys,
             "critic_hidden": self.critic_hidden,
             "low_storage": self.low_storage.state_dict(),
             "high_storage": self.high_storage.state_dict(),
@@ -419,6 +420,7 @@ class HMASDAgent:
         self.coordinator_version = state["coordinator_version"]
         self.env_steps = state["env_steps"]
         self.team.load_state_dict(state["team"])
+        self.team.surveys = state["surveys"]
         if self.coordinator.novelty is not None and "novelty" in state:  # else all is new
             self.coordinator.novelty.load_state_dict(state["novelty"])
         memory = checkpoint.on_device(state, self.device)

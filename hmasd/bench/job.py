@@ -75,8 +75,7 @@ class Job:
         if measured not in (None, self.episodes):
             raise ConfigError(
                 f"{self.folder} was measured on {measured} episodes, not on {self.episodes}: give "
-                f"the old eval_episodes and absolute_factor, or delete its {files.ABSOLUTE} and "
-                "choose another --out"
+                "the old eval_episodes and absolute_factor, or choose another --out"
             )
         old, new = files.read_json(self.folder / files.SETTINGS), self._settings()
         if old is None or old == new:

@@ -80,7 +80,7 @@ def _commits(records: Sequence[Record]) -> str:
     """Which versions of the program made the runs, and how many each; nothing where unknown."""
     found = Counter(record.commit[:7] for record in records if record.commit is not None)
     words = [f"{commit} ({number})" for commit, number in sorted(found.items())]
-    return f"; commit{'s' * (len(words) > 1)} {', '.join(words)}" if words else ""
+    return f"; begun at commit{'s' * (len(words) > 1)} {', '.join(words)}" if words else ""
 
 
 def _task_figures(spec: Spec, task: str, found: Mapping[str, Scores], folder: Path) -> list[str]:

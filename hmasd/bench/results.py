@@ -82,7 +82,7 @@ def points(record: Record, mode: str, measure: str) -> tuple[np.ndarray, np.ndar
         if row["phase"] != ABSOLUTE and row["mode"] == mode:
             found[row["env_steps"]].append(row[measure])
     steps = sorted(found)
-    return np.array(steps), np.array([np.mean(found[step]) for step in steps])
+    return np.array(steps, dtype=np.int64), np.array([np.mean(found[step]) for step in steps])
 
 
 def absolute_mean(record: Record, mode: str, measure: str) -> float:

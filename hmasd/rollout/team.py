@@ -208,7 +208,6 @@ class Team:
             "clock": self.clock.state_dict(),
             "hidden": self.hidden.clone(),
             "restart": self.restart.clone(),
-            "surveys": self.surveys,
         }
 
     def load_state_dict(self, state: dict) -> None:
@@ -216,4 +215,3 @@ class Team:
         self.clock.load_state_dict(state["clock"])
         self.hidden = state["hidden"].to(self.device, copy=True)
         self.restart = state["restart"].clone()
-        self.surveys = state["surveys"]

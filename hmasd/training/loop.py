@@ -186,7 +186,8 @@ class Trainer:
         """
         interval = self.config.compare_interval
         if interval > 0 and self.agent.policy_version % interval == 0:
-            self.ranks.check_alike("the parameters", self.agent.networks.state_dict().values())
+            for networks in (self.agent.networks, self.agent.played):
+                self.ranks.check_alike("the parameters", networks.state_dict().values())
 
     def _evaluation(self, samples: int) -> dict[str, float]:
         """Begin an evaluation where the round's samples made one due; what is known of it now."""

@@ -118,3 +118,12 @@ def test_a_missing_evaluation_does_not_move_the_others(tmp_path):
     rows = [row for row in record.rows if row["env_steps"] != 2048]
     found = scores(spec, [record._replace(rows=rows)])["exact"]["good"]
     assert found.curves["greedy"].tolist() == [[0.0, 0.5]]
+
+
+def test_a_run_that_failed_at_once_is_lost_throughout(tmp_path):
+    spec, jobs = make_comparison(tmp_path)
+    fail(jobs[0], [])
+    records = [read_record(jobs[0])]
+    assert scores(spec, records)["exact"]["good"].curves["greedy"].tolist() == [[0.0, 0.0]]
+    run = marl_eval("made_up", spec, records)["made_up"]["exact"]["good"]["seed_1"]
+    assert run["step_1"] == {"step_count": 2000} | lost() and run["absolute_metrics"] == lost()
