@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hmasd.rollout.episodes import WINDOW
+from hmasd.training.evaluation import MODES
 from hmasd.viz.curves import Curve, Run
 
-MODES = ("greedy", "stochastic")
 SOLVED = 0.95
 LOST = 0.85
 """Below it after `SOLVED` is a drop; chance takes 32 episodes at 0.95 there 1 time in 50."""

@@ -16,9 +16,9 @@ from hmasd.bench.statistics import (
     performance_profile,
     performance_profile_band,
 )
+from hmasd.training.evaluation import MODES
 from hmasd.viz.curves import COLOURS, STYLE, steps_label
 
-MODES = ("greedy", "stochastic")
 LINES = ("-", "--", ":")  # where there are more algorithms than colours
 THRESHOLDS = np.linspace(0.0, 1.0, 101)
 GREY = "#777777"

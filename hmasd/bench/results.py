@@ -16,8 +16,8 @@ from hmasd.bench.spec import RunKey, Spec, budget
 from hmasd.telemetry.jsonl import read_lines
 from hmasd.telemetry.run_folder import VERSIONS_FILE
 from hmasd.telemetry.writers import EVALUATIONS_FILE
+from hmasd.training.evaluation import MODES
 
-MODES = ("greedy", "stochastic")
 MEASURES = ("success", "return")
 ABSOLUTE = "absolute"  # phase of the rows that measure the best policy
 

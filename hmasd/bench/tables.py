@@ -192,7 +192,7 @@ def _steadiness_cells(ended: Sequence[Record]) -> list[str]:
 
 def _off_policy(runs: Sequence[dict[str, Any]], batches: str) -> str:
     """E.g. ``92 %, by 3.9 versions``; means over the runs."""
-    found = [x[batches] for run in runs if (x := run.get("off_policy")) and x[batches]]
+    found = [x[batches] for run in runs if (x := run["off_policy"]) and x[batches]]
     if not found:
         return "none"
     share, lag = (np.mean([x[name] for x in found]) for name in ("share", "lag"))

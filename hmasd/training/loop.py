@@ -186,8 +186,9 @@ class Trainer:
         """
         interval = self.config.compare_interval
         if interval > 0 and self.agent.policy_version % interval == 0:
-            for networks in (self.agent.networks, self.agent.played):
-                self.ranks.check_alike("the parameters", networks.state_dict().values())
+            learning, playing = self.agent.networks, self.agent.played
+            both = [*learning.state_dict().values(), *playing.state_dict().values()]
+            self.ranks.check_alike("the parameters", both)
 
     def _evaluation(self, samples: int) -> dict[str, float]:
         """Begin an evaluation where the round's samples made one due; what is known of it now."""

@@ -41,6 +41,9 @@ def train(config: Config, ranks: Ranks, fault: str) -> int:
     elif fault == "one rank goes astray" and ranks.rank == 1:
         with torch.no_grad():
             next(trainer.agent.networks.parameters()).view(-1)[0] += 1e-6
+    elif fault == "what one rank plays goes astray" and ranks.rank == 1:
+        trainer.agent.exploration.success = 0.5
+        trainer.agent.exploration.hear = lambda *_: None
     return trainer.run()
 
 
