@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 
 import pytest
 import torch
 
 torch.set_num_threads(1)
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # started by a script in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # so that programs under test end
 
 
 @pytest.fixture(autouse=True)

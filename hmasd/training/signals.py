@@ -1,4 +1,7 @@
-"""SIGINT, SIGTERM and SIGHUP end training after the step in progress, not in its middle."""
+"""SIGINT, SIGTERM and SIGHUP end training after the step in progress, not in its middle.
+
+Under ``nohup`` a closed terminal ends nothing: what ignores SIGHUP goes on ignoring it.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +41,9 @@ class StopRequest:
 
     def __enter__(self) -> StopRequest:
         if threading.current_thread() is threading.main_thread():
-            self._previous = {s: signal.signal(s, self._receive) for s in self.SIGNALS}
+            outlives_terminal = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+            taken = set(self.SIGNALS) - ({signal.SIGHUP} if outlives_terminal else set())
+            self._previous = {s: signal.signal(s, self._receive) for s in taken}
         return self
 
     def __exit__(self, *error: object) -> None:

@@ -120,6 +120,19 @@ def test_the_request_remembers_the_signal_and_gives_the_handlers_back(
     assert {s: signal.getsignal(s) for s in StopRequest.SIGNALS} == before
 
 
+@pytest.mark.parametrize(("handler", "code"), [(signal.SIG_IGN, 0), (signal.SIG_DFL, 129)])
+def test_under_nohup_a_closed_terminal_ends_nothing(handler: signal.Handlers, code: int) -> None:
+    """``nohup`` starts a program with SIGHUP ignored; without it SIGHUP is taken."""
+    before = signal.signal(signal.SIGHUP, handler)
+    try:
+        with StopRequest() as request:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert request.exit_code == code
+        assert signal.getsignal(signal.SIGHUP) == handler
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_without_a_signal_the_handlers_come_back_too() -> None:
     before = {s: signal.getsignal(s) for s in StopRequest.SIGNALS}
     with pytest.raises(KeyError), StopRequest() as request:
