@@ -1,6 +1,6 @@
-"""The table of docs/results.md from run folders, one row per run, all runs that are given.
+"""How steady training was: a Markdown table of run folders, one row each, all that are given.
 
-python benchmarks/results_table.py runs/*
+python benchmarks/results_table.py runs/* --after 1000000
 """
 
 from __future__ import annotations
@@ -12,42 +12,36 @@ from pathlib import Path
 
 MODES = ("greedy", "stochastic")
 BAR = 0.95  # success that counts as solved
-COLUMNS = (
-    "run",
-    "env steps",
-    f"first ≥ {BAR}, greedy / stochastic",
-    "at 1.5M, greedy / stochastic",
-    "mean of last 5, greedy / stochastic",
-    "last training episodes",
-)
+LAST = 5  # evaluations
 
 
-def row(folder: Path) -> list[str]:
-    """The cells of one run."""
+def row(folder: Path, after: int) -> list[str]:
+    """The cells of one run; `after`: env steps up to which evaluations do not count."""
     lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     evaluations = [x for x in map(json.loads, lines) if "eval/greedy_success" in x]
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    cells = [f"seed {config['seed']}", f"{evaluations[-1]['env_steps']:,}"]
-    firsts, middles, lasts = [], [], []
+    cells = [str(config["seed"]), f"{evaluations[-1]['env_steps']:,}"]
+    means, lowest, below = [], [], []
     for mode in MODES:
-        success = [(x["env_steps"], x[f"eval/{mode}_success"]) for x in evaluations]
-        first = next((steps for steps, value in success if value >= BAR), None)
-        firsts.append("never" if first is None else f"{first / 1e6:.1f}M")
-        middle = next((value for steps, value in success if steps >= 1_500_000), None)
-        middles.append("-" if middle is None else f"{middle:.2f}")
-        lasts.append(f"{statistics.mean(value for _, value in success[-5:]):.3f}")
-    cells += [" / ".join(pair) for pair in (firsts, middles, lasts)]
-    return [*cells, f"{evaluations[-1]['rollout/success']:.2f}"]
+        success = [x[f"eval/{mode}_success"] for x in evaluations if x["env_steps"] > after]
+        means.append(f"{statistics.mean(success[-LAST:]):.3f}")
+        lowest.append(f"{min(success):.2f}")
+        below.append(f"{sum(value < BAR for value in success)}")
+    return [*cells, " / ".join(means), " / ".join(lowest), f"{' / '.join(below)} of {len(success)}"]
 
 
 def main() -> None:
-    """Print the table as Markdown."""
+    """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run_dirs", type=Path, nargs="+")
-    print("| " + " | ".join(COLUMNS) + " |")
-    print("|---" * len(COLUMNS) + "|")
-    for folder in parser.parse_args().run_dirs:
-        print("| " + " | ".join(row(folder)) + " |")
+    parser.add_argument("--after", type=int, default=0, help="env steps; later evaluations count")
+    options = parser.parse_args()
+    means = f"mean of the last {LAST}, greedy / stochastic"
+    columns = ("seed", "env steps", means, "lowest", f"below {BAR}")
+    print("| " + " | ".join(columns) + " |")
+    print("|---" * len(columns) + "|")
+    for folder in options.run_dirs:
+        print("| " + " | ".join(row(folder, options.after)) + " |")
 
 
 if __name__ == "__main__":

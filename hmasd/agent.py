@@ -51,6 +51,7 @@ class HMASDAgent:
         self.ranks = ranks
         self.share = ranks.share(config.num_envs)
         self.device = torch.device(config.device)
+        self.num_agents = env.num_agents
         self.gate = SyncGate(config.batch_size)
         self.coordinator_version = 0
         self.env_steps = 0
@@ -385,6 +386,7 @@ class HMASDAgent:
             "exploration": self.exploration.state_dict(),
             "coordinator_version": self.coordinator_version,
             "env_steps": self.env_steps,
+            "num_agents": self.num_agents,
             "team": self.team.state_dict(),
             "surveys": self.team.surveys,
             "critic_hidden": self.critic_hidden,

@@ -55,7 +55,7 @@ class TrainedTeam:
 
     @classmethod
     def load(cls, path: Path | str, device: str = "cpu") -> TrainedTeam:
-        """Read a checkpoint; no env is made, and nothing of training is loaded.
+        """Read a checkpoint or a policy file; no env is made, nothing of training is loaded.
 
         Args:
             path: The file.
@@ -182,12 +182,12 @@ class TrainedTeam:
 def _sizes(agent: Mapping[str, Any], config: Config) -> _Sizes:
     """What the env of a checkpoint was like, told by the shapes of what it holds."""
     parameters = agent["played"]
-    num_agents = agent["team"]["clock"]["agent_skills"].shape[1]
     obs_size = len(parameters["coordinator.embed_obs.0.weight"])
     state_size = len(parameters["coordinator.embed_state.0.weight"])
     num_outputs = len(parameters["actor.body.head.bias"])
     is_continuous = "actor.log_std" in parameters
     space = Box(-np.inf, np.inf, (num_outputs,)) if is_continuous else Discrete(num_outputs)
+    num_agents = agent["num_agents"]
     return _Sizes(num_agents, obs_size - (num_agents if config.agent_id else 0), state_size, space)
 
 

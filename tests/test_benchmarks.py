@@ -14,13 +14,24 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import compare, coordinator_alone, coordinator_on_skills, flops, growth, machine
+from benchmarks import (
+    compare,
+    coordinator_alone,
+    coordinator_on_skills,
+    flops,
+    growth,
+    joined_report,
+    machine,
+    results_table,
+)
 from benchmarks.network_clock import NetworkClock
 from hmasd import checkpoint, kernels
 from hmasd.agent import HMASDAgent
+from hmasd.bench import files
 from hmasd.config import Config
 from hmasd.envs.registry import make_env
 from hmasd.networks import HMASDNetworks
+from tests.bench.made_up import TEXT, finish, make_comparison
 
 ROOT = Path(__file__).parents[1]
 SMALL = Config(
@@ -259,3 +270,34 @@ def test_a_coordinator_alone_learns_and_is_measured_ten_times():
     curve = coordinator_alone.learn(name, 1, env_steps=32_000, episodes=8)
     assert [steps for steps, *_ in curve] == [3200 * n for n in range(1, 11)]
     assert all(0 <= share <= 1 for _, *shares in curve for share in shares)
+
+
+def test_a_report_joins_runs_of_two_comparisons(tmp_path, monkeypatch, capsys):
+    """The first folder has one algorithm's runs, of another setting; the second has both."""
+    for folder, text in (("one", TEXT.replace("good: {}", "good: {clip: 0.3}")), ("two", TEXT)):
+        _, jobs = make_comparison(tmp_path / folder, text)
+        for job in jobs:
+            if folder == "two" or job.key.algorithm == "good":
+                share = 1.0 if folder == "two" else 0.5
+                finish(job, [share], best=share)
+                files.write_json(job.folder / files.SETTINGS, job._settings())
+    words = [str(tmp_path / "two/made_up.yaml"), "--out", str(tmp_path / "report"), "--runs"]
+    words += [str(tmp_path / folder / "out") for folder in ("one", "two")]
+    monkeypatch.setattr(sys, "argv", ["joined_report.py", *words])
+    joined_report.main()
+    assert "good: holds a run of other settings (clip: 0.3 -> 0.2)" in capsys.readouterr().out
+    text = (tmp_path / "report/report.md").read_text()
+    assert "Runs finished: 6;" in text
+    assert "| good | 3 | 0.50 [0.50, 0.50]" in text and "| bad_one | 3 | 1.00 [1.00, 1.00]" in text
+
+
+def test_steadiness_counts_what_comes_after(tmp_path):
+    rows = [
+        {"env_steps": steps, "eval/greedy_success": greedy, "eval/stochastic_success": 1.0}
+        for steps, greedy in ((100, 0.0), (200, 0.5), (300, 0.94), (400, 1.0))
+    ]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "config.json").write_text(json.dumps({"seed": 7}))
+    assert results_table.row(tmp_path, 100) == [
+        *("7", "400", "0.813 / 1.000", "0.50 / 1.00", "2 / 0 of 3"),
+    ]

@@ -100,6 +100,17 @@ def test_it_plays_what_evaluation_plays_to_the_last_bit(
     assert again.tobytes() == expected.tobytes(), "reset() forgets all that was played"
 
 
+def test_a_policy_file_plays_what_its_checkpoint_plays(config: Config) -> None:
+    """The best policy that a comparison keeps is such a file."""
+    agent, path = saved(config)
+    policy = path.with_name("policy_0.pth")
+    evaluation.save_policy(policy, agent)
+    teams = TrainedTeam.load(path), TrainedTeam.load(policy)
+    one, other = (actions_of_team(team, 3, 3, (12, 5)) for team in teams)
+    assert one.tobytes() == other.tobytes()
+    assert policy.stat().st_size < path.stat().st_size
+
+
 def test_control_untold_ends_and_other_draws_are_caught(
     config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:

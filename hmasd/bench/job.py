@@ -173,7 +173,8 @@ class Job:
         newest = checkpoint.newest_good(self.folder / "models")
         if newest is None:
             for name in ("models", "runs", "logs", "tf-logs"):  # of a start that came to nothing
-                shutil.rmtree(self.folder / name, ignore_errors=True)
+                if (self.folder / name).exists():
+                    shutil.rmtree(self.folder / name)
             files.write_json(self.folder / files.SETTINGS, self._settings())
             source = ("--config", str(self.folder / files.SETTINGS))  # JSON is YAML
         else:

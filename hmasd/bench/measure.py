@@ -9,7 +9,6 @@ of equal ones the latest. The episodes that chose it do not measure it: these ha
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,6 +25,7 @@ from hmasd.bench.skill_maps import draw_skills
 from hmasd.bench.skills import look_at_skills
 from hmasd.config import Config
 from hmasd.networks import HMASDNetworks
+from hmasd.settings import stored_config
 from hmasd.telemetry.jsonl import read_lines
 from hmasd.telemetry.writers import EVALUATIONS_FILE
 from hmasd.training.evaluation import MODES, SEED_OFFSET, play_episodes, playing_agent
@@ -96,10 +96,10 @@ def load_policy(path: Path) -> tuple[Config, HMASDNetworks]:
 
     Raises:
         CheckpointError: The file is missing or damaged, or does not fit its own settings.
+        ConfigError: It was saved with a setting that is unknown here.
     """
     content = checkpoint.load(path)
-    known = {field.name for field in dataclasses.fields(Config)}
-    config = Config(**{name: x for name, x in content["config"].items() if name in known})
+    config = stored_config(content["config"], path)
     return config, playing_agent(config, content).played
 
 

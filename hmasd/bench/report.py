@@ -50,6 +50,9 @@ def write_report(spec: Spec, name: str, jobs: Sequence[Job], folder: Path) -> Pa
         if len(steadiness) > 1:
             parts.append(tables.markdown(steadiness))
             latex.append(tables.latex(steadiness))
+        runs = tables.runs_table(spec, task, records)
+        if len(runs) > 1:
+            parts.append(tables.markdown(runs))
         if found[task]:
             parts += _task_figures(spec, task, found[task], folder)
     parts += _over_tasks(spec, found, folder, latex)
@@ -136,7 +139,9 @@ def _diagnosis(jobs: Sequence[Job], records: Sequence[Record], folder: Path) -> 
     parts = ["## Why runs learn or not\n", tables.markdown(table)]
     dots = []
     for job, record in zip(jobs, records, strict=True):
-        if record.diagnosis is not None and job.config.individual_coef > 0:
+        config = job.config
+        is_trained = config.low_level == "discoverer" and config.individual_coef > 0
+        if record.diagnosis is not None and is_trained:
             learned = record.diagnosis["first"]["training_0.95"] is not None
             looks = record.diagnosis["skills"]
             look = looks["before_success"] or looks["last"]

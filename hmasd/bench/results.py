@@ -19,7 +19,7 @@ from hmasd.telemetry.writers import EVALUATIONS_FILE
 from hmasd.training.evaluation import MODES
 
 MEASURES = ("success", "return")
-ABSOLUTE = "absolute"  # phase of the rows that measure the best policy
+BEST = "absolute"  # phase of the rows that measure the best policy
 
 
 class Record(NamedTuple):
@@ -57,7 +57,7 @@ def read_record(job: Job) -> Record:
     absolute = files.read_json(job.folder / files.ABSOLUTE)
     if absolute is not None:
         steps = absolute["env_steps"]
-        rows += [{"phase": ABSOLUTE, "env_steps": steps} | row for row in absolute["episodes"]]
+        rows += [{"phase": BEST, "env_steps": steps} | row for row in absolute["episodes"]]
     return Record(
         job.key,
         job.state,
@@ -79,7 +79,7 @@ def points(record: Record, mode: str, measure: str) -> tuple[np.ndarray, np.ndar
     """Env steps and means of a run's evaluations, each [K]."""
     found: dict[int, list[float]] = defaultdict(list)
     for row in record.rows:
-        if row["phase"] != ABSOLUTE and row["mode"] == mode:
+        if row["phase"] != BEST and row["mode"] == mode:
             found[row["env_steps"]].append(row[measure])
     steps = sorted(found)
     return np.array(steps, dtype=np.int64), np.array([np.mean(found[step]) for step in steps])
@@ -88,7 +88,7 @@ def points(record: Record, mode: str, measure: str) -> tuple[np.ndarray, np.ndar
 def absolute_mean(record: Record, mode: str, measure: str) -> float:
     """Mean of a finished run's best policy over the new episodes."""
     return float(
-        np.mean([x[measure] for x in record.rows if x["phase"] == ABSOLUTE and x["mode"] == mode])
+        np.mean([x[measure] for x in record.rows if x["phase"] == BEST and x["mode"] == mode])
     )
 
 
@@ -128,7 +128,7 @@ def marl_eval(name: str, spec: Spec, records: Sequence[Record]) -> dict[str, Any
         for row in rows:
             step = row["env_steps"]
             at = absolute
-            if row["phase"] != ABSOLUTE:
+            if row["phase"] != BEST:
                 at = evaluations.setdefault(step, defaultdict(list, step_count=step))
             for measure in MEASURES:
                 at[f"{row['mode']}_{measure}"].append(float(row[measure]))
@@ -144,7 +144,7 @@ def _lost_rows(spec: Spec, record: Record, worst: float) -> list[dict[str, Any]]
     missing: list[dict[str, Any]] = [
         {"phase": "evaluation", "env_steps": int(step)} for step in np.delete(steps, found)
     ]
-    missing.append({"phase": ABSOLUTE, "env_steps": int(steps[-1])})
+    missing.append({"phase": BEST, "env_steps": int(steps[-1])})
     lost = {"success": False, "return": worst}
     return [row | {"mode": mode} | lost for row in missing for mode in MODES]
 

@@ -80,7 +80,8 @@ def read_spec(path: Path) -> Spec:
     """
     spec = _spec_of(read_yaml(path), path)
     checks = (
-        lambda: [*_number_problems(spec), *_name_problems(spec)],
+        lambda: _name_problems(spec),
+        lambda: _number_problems(spec),
         lambda: [line for pair in _pairs(spec) for line in _pair_problems(spec, *pair)],
         lambda: [line for task in spec.tasks for line in _game_problems(spec, task)],
         lambda: [line for task in spec.tasks for line in _budget_problems(spec, task)],
@@ -159,6 +160,8 @@ def _seeds(value: Any, place: str) -> tuple[int, ...]:
     seeds = list(range(1, value + 1)) if type(value) is int else value
     if not isinstance(seeds, list) or not seeds or any(type(x) is not int for x in seeds):
         raise ConfigError(f"{place}: seeds = {value!r}: expected a number or a list of numbers")
+    if min(seeds) < 0:
+        raise ConfigError(f"{place}: seeds = {value!r}: a seed must be at least 0")
     if len(set(seeds)) < len(seeds):
         raise ConfigError(f"{place}: seeds = {value!r}: a seed twice is one run, not two")
     return tuple(seeds)

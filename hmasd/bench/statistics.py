@@ -158,13 +158,18 @@ def _improvement(*scores: np.ndarray, axis: int = -1) -> Any:
 def _bootstrap(scores: list[np.ndarray], statistic: Statistic, seed: int) -> Interval:
     """Resamples each array by itself, which makes the bootstrap stratified."""
     value = float(statistic(*scores))
-    if max(map(len, scores)) == 1:  # nothing to resample: one run tells nothing about the spread
+    several = [x for x in scores if len(x) > 1]
+    if not several:  # nothing to resample: one run tells nothing about the spread
         return Interval(value, -np.inf, np.inf)
-    if min(map(len, scores)) == 1:  # scipy wants two of each; a run twice is still that run
-        scores = [np.repeat(x, 2) if len(x) == 1 else x for x in scores]
+
+    def of_drawn(*drawn: np.ndarray, axis: int) -> Any:  # a task's only run is in every draw
+        ones = np.ones((*drawn[0].shape[:-1], 1))
+        remaining = iter(drawn)
+        return statistic(*(next(remaining) if len(x) > 1 else x * ones for x in scores), axis=axis)
+
     limits = stats.bootstrap(
-        scores,
-        statistic,
+        several,
+        of_drawn,
         n_resamples=NUM_RESAMPLES,
         confidence_level=CONFIDENCE,
         method="percentile",

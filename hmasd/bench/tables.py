@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from hmasd.bench.diagnosis import LOST, SOLVED
-from hmasd.bench.results import MODES, Record, Scores
+from hmasd.bench.results import MODES, Record, Scores, absolute_mean, points
 from hmasd.bench.spec import Spec
 from hmasd.bench.statistics import (
     CONFIDENCE,
@@ -24,6 +24,7 @@ SIGNIFICANT = 1 - CONFIDENCE  # p value below which the better one is named
 
 Row = Sequence[str]
 _LATEX = {"%": r"\%", "_": r"\_", "&": r"\&", "#": r"\#", "≥": r"$\geq$", "–": "--"}
+_LATEX |= {"<": "$<$", ">": "$>$"}  # the default font has other signs there
 
 
 def markdown(table: Sequence[Row]) -> str:
@@ -78,6 +79,27 @@ def steadiness_table(spec: Spec, task: str, records: Sequence[Record]) -> list[R
         ]
         if ended:
             table.append([name, *_steadiness_cells(ended)])
+    return table
+
+
+def runs_table(spec: Spec, task: str, records: Sequence[Record]) -> list[Row]:
+    """One row per run that was measured: its evaluations, and its best policy on new episodes."""
+    both = " / ".join(MODES)
+    table: list[Row] = [
+        [
+            "run",
+            f"first ≥ {spec.solved:g} in both",
+            f"lowest evaluation after that, {both}",
+            f"last evaluation, {both}",
+            f"best policy, {both}",
+        ]
+    ]
+    for name in spec.algorithms:
+        table += [
+            [f"{name}/{record.key.seed}", *_run_cells(record, spec.solved)]
+            for record in records
+            if (record.key.task, record.key.algorithm, record.state) == (task, name, "finished")
+        ]
     return table
 
 
@@ -156,6 +178,25 @@ def share_text(successes: np.ndarray) -> str:
     """E.g. ``9 of 10 [60 %, 98 %]`` with the Wilson interval."""
     share = wilson_interval(int(successes.sum()), len(successes))
     return f"{successes.sum()} of {len(successes)} [{share.low:.0%}, {share.high:.0%}]"
+
+
+def _run_cells(record: Record, solved: float) -> list[str]:
+    steps = points(record, MODES[0], "success")[0]
+    success = np.array([points(record, mode, "success")[1] for mode in MODES])  # [2, K]
+    good = np.flatnonzero((success >= solved).all(axis=0))
+    after = success[:, good[0] + 1 :] if len(good) else success[:, :0]
+    best = [absolute_mean(record, mode, "success") for mode in MODES]
+    return [
+        _steps(int(steps[good[0]]) if len(good) else None),
+        _pair(after.min(axis=1), 2) if after.size else "-",
+        _pair(success[:, -1], 2),
+        _pair(best, 3),
+    ]
+
+
+def _pair(values: Sequence[float] | np.ndarray, digits: int) -> str:
+    """E.g. ``0.97 / 1.00``."""
+    return " / ".join(f"{value:.{digits}f}" for value in values)
 
 
 def _diagnosis_cells(found: dict[str, Any]) -> list[str]:

@@ -4,7 +4,7 @@
 
 From fresh starts all agents follow one pair for one skill interval, with sampled actions. In
 Alice_and_Bob the last columns are the shares of the interval's last quarter spent on each key and
-diamond: a team can only succeed if each of them is the end of some skill.
+diamond: a team can hardly succeed where one of them is on no skill's way.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from hmasd.bench.skill_maps import draw_skills
 from hmasd.bench.skills import look_at_skills
 from hmasd.bench.tables import markdown
 from hmasd.checkpoint import CheckpointError
+from hmasd.settings import ConfigError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -38,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     torch.set_num_threads(1)
     try:
         config, networks = load_policy(options.model_path)
-    except CheckpointError as error:
+    except (CheckpointError, ConfigError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     found = look_at_skills(config, networks)

@@ -115,6 +115,7 @@ def save_policy(path: Path, agent: HMASDAgent) -> None:
         "played": agent.played.state_dict(),
         "gate": agent.gate.state_dict(),
         "env_steps": agent.env_steps,
+        "num_agents": agent.num_agents,
     }
     checkpoint.save(path, {"agent": played, "config": dataclasses.asdict(agent.config)})
 

@@ -2,12 +2,13 @@
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from hmasd.bench import figures, files, tables
 from hmasd.bench.report import write_report
 from hmasd.bench.results import read_record
 from hmasd.bench.statistics import Interval
-from tests.bench.made_up import fail, finish, make_comparison
+from tests.bench.made_up import TEXT, fail, finish, make_comparison
 
 
 @pytest.fixture
@@ -65,10 +66,11 @@ def test_a_report_of_nothing_says_so(tmp_path):
 
 
 def test_tables_as_markdown_and_latex():
-    table = [["a_b", "c"], ["50%", "x & y"]]
-    assert tables.markdown(table) == "| a_b | c |\n|---|---|\n| 50% | x & y |\n"
+    table = [["a_b", "c"], ["50%", "x & y"], ["P(a > b)", "< 0.001"]]
+    assert tables.markdown(table[:2]) == "| a_b | c |\n|---|---|\n| 50% | x & y |\n"
     lines = tables.latex(table).splitlines()
     assert lines[2] == r"a\_b & c \\" and lines[4] == r"50\% & x \& y \\"
+    assert lines[5] == r"P(a $>$ b) & $<$ 0.001 \\"
 
 
 def test_steadiness_by_hand(tmp_path):
@@ -88,6 +90,42 @@ def test_steadiness_by_hand(tmp_path):
     assert row[3:] == ["1 of 2 (to 0.30)", "0 of 0", "85%, by 2.0 versions", "none"]
     records[1] = records[1]._replace(state="failed", diagnosis=None)
     assert tables.steadiness_table(spec, "exact", records)[1][1] == "1 of 3 (100)"
+
+
+def test_each_run_by_hand(tmp_path):
+    """Good at the second evaluation, lower after it; never good; good at the last one only."""
+    spec, jobs = make_comparison(tmp_path)
+    good = [job for job in jobs if job.key.algorithm == "good"]
+    for job, shares in zip(good, ([0.5, 1.0, 0.5, 0.75], [0.75, 0.5], [0.0, 1.0]), strict=True):
+        finish(job, shares, best=shares[1])
+    table = tables.runs_table(spec, "exact", [read_record(job) for job in jobs])
+    assert [row[1:] for row in table[1:]] == [
+        ["4,096", "0.50 / 0.50", "0.75 / 0.75", "1.000 / 1.000"],
+        ["never", "-", "0.50 / 0.50", "0.500 / 0.500"],
+        ["4,096", "-", "1.00 / 1.00", "1.000 / 1.000"],
+    ]
+    assert [row[0] for row in table[1:]] == ["good/1", "good/2", "good/3"]
+
+
+def test_only_skills_that_a_discriminator_knows_are_drawn(tmp_path, monkeypatch):
+    """MAT acts by itself, and a weight of 0 trains nothing: accuracies there are of chance."""
+    changes = "bad_one: {preset: mat}\n  other: {preset: no_intrinsic}"
+    spec, jobs = make_comparison(tmp_path, TEXT.replace("bad_one: {gamma: 0.9}", changes))
+    look = {"separation": 0.5, "items": None, "pairs": [{"nearest": 1.0, "accuracy": 0.5}]}
+    known = diagnosis(None, [], None)
+    known["first"] |= {"reward": None, "training_0.5": None, "training_0.95": None}
+    known["skills"] = {"before_success": None, "last": look}
+    known["before_first_reward"] = {
+        "coordinator_entropy": {"team": None, "agent": None},
+        "discriminators": {"individual": None},
+    }
+    for job in jobs:
+        finish(job, [0.5], best=0.5)
+        files.write_json(job.folder / files.DIAGNOSIS, known)
+    drawn = []
+    monkeypatch.setattr(figures, "draw_distances", lambda dots: drawn.append(dots) or Figure())
+    write_report(spec, "made_up", jobs, tmp_path / "report")
+    assert drawn == [[(False, [(1.0, 0.5)])] * 3]  # the default's three seeds
 
 
 def diagnosis(first, drops, share):

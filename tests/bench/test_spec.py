@@ -103,6 +103,8 @@ def test_the_files_of_the_project_are_good(path):
         ("eval_interval: 50000", "eval_interval: 2000", "a round is 3200 env steps, more than"),
         ("seeds: 2", "seeds: [1, 1]", "a seed twice"),
         ("seeds: 2", "seeds: 0", "expected a number or a list"),
+        ("seeds: 2", "seeds: [1, -1]", "a seed must be at least 0"),
+        ("total_steps: 400000", "total_steps: 4e5", "total_steps = '4e5': expected a whole number"),
         ("seeds: 2", "", "seeds is missing"),
         ("seeds: 2", "seeds: 2\nmetric: reward", "expected 'success' or 'return'"),
         ("  ours: {}", "  ../ours: {}", "it is a folder"),
