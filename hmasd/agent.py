@@ -341,12 +341,14 @@ class HMASDAgent:
 
     def _learn_from(self, segments: HighRollout) -> Metrics:
         """The coordinator's update on the closed segments, which are forgotten then."""
-        explores, metrics = self.exploration.is_on, {}
-        if self.team.surveys:  # the coordinator chose none of it, and learns nothing from it
-            self.coordinator.survey(segments, explores)
-        else:
-            batch = self.coordinator.prepare(segments, explores)
-            metrics = self.coordinator.update(batch, explores)
+        explores = self.exploration.is_on
+        metrics = self.coordinator.learn(segments, explores, by_chance=self.team.surveys)
+        is_stuck = self.exploration.is_stuck(self.env_steps)
+        if is_stuck:
+            self.coordinator.begin_anew()
+            self.exploration.since = self.env_steps
+        if explores:
+            metrics["high/begins_anew"] = float(is_stuck)
         self.high_storage.clear()
         self.team.surveys = self.coordinator.plans_survey(explores)
         return metrics | segment_metrics(segments, self.ranks)

@@ -115,10 +115,10 @@ class Config:
     and so on: from 1 to 3 million, 4 to 6, ... After one more update as before comes a survey of
     what skills by chance lead to; then the bonus is paid. Until one in ten is won or the time is
     over the skills pause: a coordinator finds its way among skills that stay as they are, where it
-    is lost among moving ones. (Skills that earn the team reward themselves do not pause.) Where
-    something is won when the time is over, it goes on until nine in ten are. A game that does not
-    tell success is never won: set it to 0 there, and losing_entropy to 1. 0: it never explores
-    (paper)."""
+    is lost among moving ones. (Skills that earn the team reward themselves do not pause.) Half-way
+    a coordinator that has won nothing begins anew. Where something is won when the time is over, it
+    goes on until nine in ten are. A game that does not tell success is never won: set it to 0
+    there, and losing_entropy to 1. 0: it never explores (paper)."""
     exploration_batch_size: int = 512
     """Closed segments after which an exploring coordinator is updated: what it looks for is rare,
     and many segments of an episode in a row tell what led to it. The survey takes two such

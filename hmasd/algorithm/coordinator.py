@@ -57,6 +57,19 @@ class Coordinator:
         self.entropy_coef = config.high_entropy_coef
         self.novelty_coef = config.novelty_coef
         self.learner = Learner("coordinator", network, config, ranks)
+        self._first = self.learner.optimizer.flat.detach().clone()
+
+    def learn(self, segments: HighRollout, explores: bool, by_chance: bool) -> Metrics:
+        """Learn from a batch of segments; from those under skills by chance what these lead to."""
+        if by_chance:
+            self.survey(segments, explores)
+            return {}
+        return self.update(self.prepare(segments, explores), explores)
+
+    def begin_anew(self) -> None:
+        """Forget all that was learned but the survey, which tells of the skills."""
+        self.learner.begin_anew(self._first)
+        self.normalizer.forget()
 
     def plans_survey(self, explores: bool) -> bool:
         """Whether skills are to be chosen by chance from here on; past surveys are forgotten."""

@@ -32,6 +32,7 @@ class Exploration:
         self.config = config
         self.success = 0.0
         self.is_on = False
+        self.since = 0  # env steps after which the coordinator that explores began to
 
     def hear(self, env_steps: int, ended: float, won: float) -> None:
         """Take in a round that ended after so many env steps.
@@ -50,8 +51,19 @@ class Exploration:
         time = self._is_time(env_steps)
         if self.is_on and self._explores:
             self.is_on = self.success < MOST and (time or self.success >= SOME)
+        elif time and self.success < FEW:
+            self.is_on, self.since = True, env_steps
         else:
-            self.is_on = time and self.success < FEW
+            self.is_on = False
+
+    def is_stuck(self, env_steps: int) -> bool:
+        """Whether the coordinator has explored for nothing, for as long as the skills had learned.
+
+        What it finds first it soon does always, and then it finds nothing more; another one often
+        does.
+        """
+        for_long = env_steps - self.since >= self.config.exploration_start
+        return self.is_on and for_long and self.success < SOME
 
     @property
     def _explores(self) -> bool:
@@ -90,10 +102,10 @@ class Exploration:
         share = 1 + (self.config.losing_entropy - 1) * (1 - self.success)
         return share * self.config.high_entropy_coef
 
-    def state_dict(self) -> dict[str, float | bool]:
+    def state_dict(self) -> dict[str, float | bool | int]:
         """Everything needed to go on exactly."""
-        return {"success": self.success, "is_on": self.is_on}
+        return {"success": self.success, "is_on": self.is_on, "since": self.since}
 
     def load_state_dict(self, state: dict) -> None:
         """Go on exactly from `state_dict`."""
-        self.success, self.is_on = state["success"], state["is_on"]
+        self.success, self.is_on, self.since = state["success"], state["is_on"], state["since"]

@@ -101,6 +101,13 @@ class Learner:
         """Let the steps from here on be this share of the learning rate."""
         self.optimizer.adam.param_groups[0]["lr"] = share * self.learning_rate
 
+    def begin_anew(self, flat: Tensor) -> None:
+        """Take these parameters, all in one, and forget all steps; gradients stay to be `told`."""
+        with torch.no_grad():
+            self.optimizer.flat.copy_(flat)
+        for moment in self.optimizer.adam.state[self.optimizer.flat].values():
+            moment.zero_()
+
     def step(self, losses: Iterable[tuple[Tensor, float]]) -> None:
         """One gradient step on this network alone; see `step_together`."""
         step_together((self, losses))

@@ -24,6 +24,11 @@ class ValueNormalizer(nn.Module):
         self.register_buffer("mean_square", torch.zeros((), dtype=torch.float64))
         self.register_buffer("debias", torch.zeros((), dtype=torch.float64))
 
+    def forget(self) -> None:
+        """As before the first update."""
+        for buffer in self.buffers():
+            buffer.zero_()
+
     def statistics(self) -> tuple[Tensor, Tensor]:
         """Debiased mean and standard deviation, scalars; 0 and 1 before the first update."""
         debias = self.debias.clamp(min=torch.finfo(self.debias.dtype).tiny)

@@ -84,6 +84,24 @@ def test_it_goes_on_after_its_time_where_something_is_won() -> None:
         assert heard(found, 4000, won)  # its next time
 
 
+def test_it_is_stuck_where_it_has_explored_for_nothing_for_long() -> None:
+    found = exploration(1000)
+    for env_steps, won, stuck in (
+        (1500, 0, False),  # it begins late
+        (2499, 0, False),
+        (2500, 0, True),
+        (2600, 1, False),  # something is won
+        (2700, 0, True),
+        (3000, 0, False),  # its time is over
+        (4000, 0, False),
+        (5000, 0, True),
+    ):
+        heard(found, env_steps, won)
+        assert found.is_stuck(env_steps) == stuck, env_steps
+    found.since = 5000
+    assert not found.is_stuck(5999) and found.is_stuck(6000)
+
+
 def test_skills_pause_in_its_time_until_some_are_won() -> None:
     found = exploration(1000)
     for env_steps, won, pauses in (
@@ -109,12 +127,16 @@ def test_the_bonus_fades_with_the_wins() -> None:
 def test_who_is_told_never_to_explore_stops() -> None:
     """As after a checkpoint of a run that did."""
     found = exploration(0)
-    found.load_state_dict({"success": 0.5, "is_on": True})
+    found.load_state_dict({"success": 0.5, "is_on": True, "since": 0})
     assert not heard(found, 1500, won=50)
 
 
 def test_it_goes_on_exactly_from_what_was_saved() -> None:
     found, other = exploration(1000), exploration(1000)
+    heard(found, 1700, won=0)
+    heard(found, 2999, won=0.9)
+    other.load_state_dict(found.state_dict())
+    assert found.is_stuck(2999) and other.is_stuck(2700) and not other.is_stuck(2699)
     heard(found, 2999, won=5)
     other.load_state_dict(found.state_dict())
     assert heard(other, 3001, won=20) and heard(found, 3001, won=20)
@@ -171,7 +193,8 @@ def test_the_skills_pause_while_the_coordinator_explores() -> None:
         assert changed.isdisjoint(LOW) if pauses else changed.issuperset(LOW)
         assert ("low/policy_loss" in metrics) == ("disc/team_loss" in metrics) != pauses
     learned = ["coordinator" in moved(a[1], b[1]) for a, b in itertools.pairwise(after)]
-    assert learned == [True, False, False, True, True, True, True]  # not from its survey
+    # Not from its survey, at whose end it begins anew: two rounds of exploring are over.
+    assert learned == [True, False, True, True, True, True, True]
 
 
 def test_skills_that_earn_the_team_reward_go_on_learning() -> None:
@@ -190,6 +213,28 @@ def test_who_wins_or_has_no_coordinator_does_not_explore() -> None:
     assert explored(won, 40, AlwaysWon)[-1] == 0
     assert explored(won, 40)[-1] == 1  # control
     assert explored(replace(EVERY_ROUND, high_level="random"), 4) == [None] * 4
+
+
+def test_a_coordinator_that_explored_for_nothing_begins_anew() -> None:
+    """It explores from the second round on, and at the fourth has done so for two rounds."""
+    config = replace(EVERY_ROUND, learning_rate=0.01, exploration_epochs=2)
+    player = Player(config, NeverWon(4), loud=False)
+    coordinator, first = player.agent.coordinator, {}
+    told, is_first = [], []
+    for name, x in player.agent.networks.state_dict().items():
+        first[name] = x.clone()
+    for _ in range(5):
+        player.collect()
+        told.append(player.agent.sync_update().get("high/begins_anew"))
+        changed = moved(first, player.agent.networks.state_dict())
+        is_first.append(changed.isdisjoint({"coordinator", "high_normalizer"}))
+        assert LOW[0] in changed  # skills keep what they learned
+        (moments,) = coordinator.learner.state_dict()["state"].values()
+        assert (moments["step"] == 0) == is_first[-1]
+        assert (moments["exp_avg"].abs().sum() == 0) == is_first[-1]
+    assert told == [None, 0, 0, 1, 0]
+    assert is_first == [False, False, False, True, False]
+    assert coordinator.novelty.is_known  # the survey tells of the skills, which stayed
 
 
 def test_an_exploring_coordinator_has_batches_and_passes_of_its_own() -> None:

@@ -210,6 +210,7 @@ NEEDLESS = {
     "agent.low_storage.last_step": "a guard; rollout/test_storage.py shows what it refuses",
     "agent.next_view.action_mask": "the coordinator looks at no action mask",
     "agent.novelty.directions": "drawn from the seed, which is the same in a continued run here",
+    "agent.num_agents": "for who plays the team without an env; the env tells training",
     "agent.played.high_normalizer": "copied from the newest at every update",
     "agent.played.low_normalizer": "copied from the newest at every update",
     "run_name": "names the folder",
