@@ -40,6 +40,7 @@ def train(config: Config, networks: dict[str, torch.Tensor]) -> list[dict[str, f
         networks: whose parameters, but for the coordinator's, are taken.
     """
     always = {"_is_time": lambda *_: True, "pauses_skills": lambda *_: True}
+    always |= {"is_stuck": lambda *_: False}
     with mock.patch.multiple(Exploration, **always):
         trainer = Trainer(replace(config, exploration_start=max(1, config.exploration_start)))
         own = trainer.agent.networks.state_dict()

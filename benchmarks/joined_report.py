@@ -53,6 +53,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, help="how many, where not the file's own number")
     options = parser.parse_args()
     spec = read_spec(options.file)
+    if options.seeds is not None and options.seeds < 1:
+        parser.error(f"--seeds {options.seeds} must be at least 1")
     if options.seeds is not None:
         spec = replace(spec, seeds=tuple(range(1, options.seeds + 1)))
     jobs = [find(spec, key, options.runs) for key in run_keys(spec)]

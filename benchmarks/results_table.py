@@ -24,6 +24,8 @@ def row(folder: Path, after: int) -> list[str]:
     means, lowest, below = [], [], []
     for mode in MODES:
         success = [x[f"eval/{mode}_success"] for x in evaluations if x["env_steps"] > after]
+        if not success:
+            raise SystemExit(f"{folder} has no evaluation after {after:,} env steps: lower --after")
         means.append(f"{statistics.mean(success[-LAST:]):.3f}")
         lowest.append(f"{min(success):.2f}")
         below.append(f"{sum(value < BAR for value in success)}")

@@ -253,10 +253,11 @@ def test_a_new_coordinator_learns_on_skills_that_stay_as_they_are(tmp_path, extr
     (path,) = tmp_path.glob("models/*final.pth")
     learned = checkpoint.load(path)["agent"]["networks"]
     stayed = {name for name, x in given.items() if torch.equal(x, learned[name])}
+    as_made = {name for name, x in made.items() if torch.equal(x, learned[name])}
     high = {name for name in given if name.startswith(("coordinator", "high"))}
     low = {name for name in given if name.startswith(("actor", "critic", "team", "individual"))}
     assert low <= stayed
-    assert high - stayed
+    assert high - stayed and high - as_made
 
 
 def test_the_coordinators_settings_differ_in_its_reward_alone():
@@ -301,3 +302,5 @@ def test_steadiness_counts_what_comes_after(tmp_path):
     assert results_table.row(tmp_path, 100) == [
         *("7", "400", "0.813 / 1.000", "0.50 / 1.00", "2 / 0 of 3"),
     ]
+    with pytest.raises(SystemExit, match="no evaluation after 400 env steps"):
+        results_table.row(tmp_path, 400)

@@ -172,6 +172,7 @@ class Job:
             return (*python, "hmasd.bench.measure", str(self.folder), *episodes)
         newest = checkpoint.newest_good(self.folder / "models")
         if newest is None:
+            self._refuse_unreadable()
             for name in ("models", "runs", "logs", "tf-logs"):  # of a start that came to nothing
                 if (self.folder / name).exists():
                     shutil.rmtree(self.folder / name)
@@ -180,6 +181,19 @@ class Job:
         else:
             source = ("--model-path", str(newest))
         return (*python, "hmasd", "train", *source, "--output-dir", str(self.folder))
+
+    def _refuse_unreadable(self) -> None:
+        """A run is begun anew only where there is nothing of it, not where it cannot be read."""
+        paths = sorted((self.folder / "models").glob(f"{checkpoint.STEM}_*.pth"))
+        if not paths:
+            return
+        try:
+            checkpoint.load(paths[-1])
+        except checkpoint.CheckpointError as error:
+            raise ConfigError(
+                f"{self.folder} was begun, but its checkpoints cannot be read: {error}; go on with "
+                "the version that wrote them, or delete the folder to begin anew"
+            ) from error
 
     def _write_failure(self, code: int) -> None:
         text = (self.folder / files.LOG).read_text("utf-8", errors="replace").strip()

@@ -87,13 +87,13 @@ class AsynchronousAgent(HMASDAgent):
     def _update_coordinator(self, view: TensorView) -> Metrics:
         """Learn from the closed segments; the open ones run on, chosen by what is now old.
 
-        Where a survey begins or ends they are forgotten.
+        Where a survey begins or ends, or the coordinator begins anew, they are forgotten.
         """
         segments = self.high_storage.closed()
         lag = off_policy(self.coordinator_version, segments.coordinator_version, "coordinator_")
-        surveyed = self.team.surveys
+        chooser = self.team.surveys, self.exploration.since
         metrics = self._learn_from(segments)
-        if self.team.surveys != surveyed:  # what chance and what the coordinator chose never mix
+        if chooser != (self.team.surveys, self.exploration.since):  # what they choose never mixes
             self.high_storage.cut(view)
             self.high_storage.clear()
             self.team.clock.interrupt()

@@ -292,6 +292,36 @@ def test_chance_and_the_coordinator_share_no_batch_in_asynchronous_training() ->
     assert all(every if surveys else not some for surveys, some, every in kinds)
 
 
+def test_what_a_coordinator_chose_that_began_anew_is_forgotten_in_asynchronous_training() -> None:
+    """Its open segments are, too; other updates leave them to the next batch (control)."""
+    config = replace(EXPLORES, sync_mode=False, batch_size=16, exploration_start=96)
+    config = replace(config, novelty_coef=0.0, skill_interval=7)
+    env = NeverWon(4)
+    agent, view = make_agent(config, env), env.reset(0)
+    learn, fresh, oldest = agent._learn_from, [0], []
+
+    def look(segments: HighRollout) -> dict[str, Any]:
+        version = agent.coordinator_version
+        oldest.append((int(segments.coordinator_version.min()), fresh[-1], version))
+        metrics = learn(segments)
+        if metrics.get("high/begins_anew"):
+            fresh.append(version + 1)
+        return metrics
+
+    agent._learn_from = look
+    while agent.env_steps < 900:
+        seen = agent.observe(view)
+        acting = agent.act(seen)
+        step = env.step(acting.action.numpy())
+        agent.store_transition(seen, acting, step)
+        view = step.view
+        while agent.should_sync_update():
+            agent.sync_update()
+    assert len(fresh) > 2
+    assert all(old >= since for old, since, _ in oldest)
+    assert any(old < version for old, _, version in oldest)  # control
+
+
 def test_without_weight_there_is_no_survey_and_no_bonus(monkeypatch: pytest.MonkeyPatch) -> None:
     for learned in updates(replace(EXPLORES, novelty_coef=0.0), 7, monkeypatch):
         assert torch.equal(learned.reward, learned.segments.reward)

@@ -63,6 +63,17 @@ def test_a_run_goes_on_from_its_newest_good_checkpoint(one):
     assert files.training_folder(one.folder) is not None
 
 
+def test_a_run_that_cannot_be_read_is_not_begun_anew(one):
+    """As one of a version before, which had another format."""
+    write_training(one, [0.5])
+    path = checkpoint.checkpoint_path(one.folder / "models", 320)
+    path.parent.mkdir()
+    path.write_bytes(b"of another format")
+    with pytest.raises(ConfigError, match=r"begun, but its checkpoints cannot be read: .*delete"):
+        one._next_command()
+    assert path.is_file() and files.training_folder(one.folder) is not None
+
+
 def test_a_trained_run_is_measured(one):
     checkpoint.save(checkpoint.checkpoint_path(one.folder / "models", None), {})
     assert one._next_command()[1:] == (
