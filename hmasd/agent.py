@@ -17,7 +17,7 @@ from hmasd.algorithm.discriminators import Discriminators
 from hmasd.algorithm.exploration import Exploration, ended_and_won
 from hmasd.algorithm.novelty import Novelty
 from hmasd.algorithm.optimization import Metrics, read
-from hmasd.algorithm.policy_average import follow, newest_share
+from hmasd.algorithm.policy_average import PolicyAverage, follow
 from hmasd.batch_schedule import next_batch_size
 from hmasd.config import Config
 from hmasd.distributed import ALONE, Ranks
@@ -58,7 +58,8 @@ class HMASDAgent:
         self.networks = make_networks(
             config, env.num_agents, env.obs_size, env.state_size, env.action_space
         )
-        self.played = copy.deepcopy(self.networks).requires_grad_(False)  # see policy_average
+        self.played = copy.deepcopy(self.networks).requires_grad_(False)
+        self.average = PolicyAverage(config.policy_average)
         self._build_updaters(env)
         self._build_memory(env)
 
@@ -274,8 +275,7 @@ class HMASDAgent:
         numbers = read(metrics, self._learners)
         self.low_storage.clear()
         self.high_storage.end_round()
-        share = newest_share(self.exploration.success, self.config.policy_average)
-        follow(self.played, self.networks, share)
+        follow(self.played, self.networks, self.average.newest_share(self.exploration.success))
         return numbers
 
     def _follow_wins(self) -> None:
@@ -341,16 +341,10 @@ class HMASDAgent:
 
     def _learn_from(self, segments: HighRollout) -> Metrics:
         """The coordinator's update on the closed segments, which are forgotten then."""
-        explores = self.exploration.is_on
-        metrics = self.coordinator.learn(segments, explores, by_chance=self.team.surveys)
-        is_stuck = self.exploration.is_stuck(self.env_steps)
-        if is_stuck:
-            self.coordinator.begin_anew()
-            self.exploration.since = self.env_steps
-        if explores:
-            metrics["high/begins_anew"] = float(is_stuck)
+        exploration, by_chance = self.exploration, self.team.surveys
+        metrics = self.coordinator.learn(segments, exploration, self.env_steps, by_chance)
         self.high_storage.clear()
-        self.team.surveys = self.coordinator.plans_survey(explores)
+        self.team.surveys = self.coordinator.plans_survey(exploration.is_on)
         return metrics | segment_metrics(segments, self.ranks)
 
     def _round_metrics(self, rollout: LowRollout, living: float) -> Metrics:
@@ -381,6 +375,7 @@ class HMASDAgent:
         return {
             "networks": self.networks.state_dict(),
             "played": self.played.state_dict(),
+            "played_weight": self.average.weight,
             "optimizers": {learner.name: learner.state_dict() for learner in self._learners},
             "generators": {name: g.get_state() for name, g in self.generators.items()},
             "gate": self.gate.state_dict(),
@@ -413,6 +408,7 @@ class HMASDAgent:
             "networks", self.networks, state["networks"], saved_settings, asdict(self.config)
         )
         self.played.load_state_dict(state["played"])
+        self.average.weight = state["played_weight"]
         for learner in self._learners:
             learner.load_state_dict(state["optimizers"][learner.name])
         for name, generator in self.generators.items():

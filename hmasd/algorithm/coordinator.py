@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from hmasd.algorithm import losses
+from hmasd.algorithm.exploration import Exploration
 from hmasd.algorithm.novelty import Novelty
 from hmasd.algorithm.optimization import (
     Learner,
@@ -59,12 +60,20 @@ class Coordinator:
         self.learner = Learner("coordinator", network, config, ranks)
         self._first = self.learner.optimizer.flat.detach().clone()
 
-    def learn(self, segments: HighRollout, explores: bool, by_chance: bool) -> Metrics:
+    def learn(
+        self, segments: HighRollout, exploration: Exploration, env_steps: int, by_chance: bool
+    ) -> Metrics:
         """Learn from a batch of segments; from those under skills by chance what these lead to."""
+        explores, metrics = exploration.is_on, {}
         if by_chance:
             self.survey(segments, explores)
-            return {}
-        return self.update(self.prepare(segments, explores), explores)
+        else:
+            metrics = self.update(self.prepare(segments, explores), explores)
+        is_stuck = exploration.is_stuck(env_steps)
+        if is_stuck:
+            self.begin_anew()
+            exploration.since = env_steps
+        return metrics | ({"high/begins_anew": float(is_stuck)} if explores else {})
 
     def begin_anew(self) -> None:
         """Forget all that was learned but the survey, which tells of the skills."""

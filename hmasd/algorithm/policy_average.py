@@ -11,15 +11,29 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from hmasd.algorithm.exploration import WINDOW
 
-def newest_share(success: float, updates: int) -> float:
-    """What the newest policy weighs in the average: 1 where nothing is won, 1 / updates at best.
 
-    Args:
-        success: share of the last episodes that were won.
-        updates: how many the average is over if all were.
+class PolicyAverage:
+    """Says how much of the average each update's policy is: it counts as its odds of winning.
+
+    With s the share of the last episodes that were won it weighs s / (1 - s + 1 / WINDOW), since no
+    odds above WINDOW can be told from so many. So a team that begins to win leaves what it was
+    behind at once, and one that loses its way for a while hardly counts. What came before is
+    forgotten over n^s updates: at once where nothing is won, over n where all is.
     """
-    return 1 - success * (1 - 1 / updates)
+
+    def __init__(self, updates: int) -> None:
+        """`updates`: n; 1: the average is the newest policy."""
+        self.updates = updates
+        self.weight = 0.0  # of what the average holds
+
+    def newest_share(self, success: float) -> float:
+        """Take in a policy with s = `success`; returns its share of the average, 1 where s is 0."""
+        odds = success / (1 - success + 1 / WINDOW)
+        self.weight *= 1 - self.updates**-success
+        self.weight += odds
+        return odds / self.weight if self.weight > 0 else 1.0
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from hmasd.agent import HMASDAgent
-from hmasd.algorithm.policy_average import follow, newest_share
+from hmasd.algorithm.policy_average import PolicyAverage, follow
 from hmasd.config import Config
 from hmasd.envs import registry
 from hmasd.training.evaluation import evaluate
@@ -25,11 +25,34 @@ from tests.helpers.runs import (
 )
 
 
+def shares(updates: int, *successes: float) -> list[float]:
+    average = PolicyAverage(updates)
+    return [average.newest_share(success) for success in successes]
+
+
 def test_the_newest_counts_alone_until_something_is_won() -> None:
-    assert newest_share(0.0, 200) == 1.0
-    assert newest_share(1.0, 200) == pytest.approx(0.005)
-    assert newest_share(0.5, 200) == pytest.approx(0.5025)
-    assert newest_share(1.0, 1) == 1.0  # no average
+    assert shares(400, 0.0, 0.0, 0.1) == [1.0] * 3
+    assert shares(1, 0.9, 1.0, 0.5, 1.0) == [1.0] * 4  # no average
+
+
+def test_a_policy_counts_as_its_odds_by_hand() -> None:
+    """n = 16: where all is won 15 / 16 is kept, at a half 3 / 4; odds are 100 and 0.5 / 0.51."""
+    found = shares(16, 1.0, 1.0, 0.5)
+    kept = (100 * 15 / 16 + 100) * 3 / 4
+    half = 0.5 / 0.51
+    assert found == [1.0, pytest.approx(1 / (1 + 15 / 16)), pytest.approx(half / (kept + half))]
+
+
+def test_after_long_the_newest_of_equals_has_one_in_n() -> None:
+    assert shares(50, *[1.0] * 2000)[-1] == pytest.approx(1 / 50)
+    assert shares(16, *[0.5] * 200)[-1] == pytest.approx(1 / 4)
+
+
+def test_a_dip_hardly_counts_and_a_beginning_is_left_behind() -> None:
+    dip = shares(400, *[1.0] * 1000, *[0.7] * 80)
+    assert sum(dip[-80:]) < 0.05
+    rise = shares(400, *[0.5] * 100, *[1.0] * 5)
+    assert rise[100] > 0.8  # 100 won ones to one
 
 
 def layer(value: float) -> nn.Module:
@@ -61,9 +84,10 @@ def test_noise_around_a_value_is_averaged_away() -> None:
     generator = torch.Generator().manual_seed(0)
     average, newest = nn.Linear(1000, 1, bias=False), nn.Linear(1000, 1, bias=False)
     nn.init.zeros_(average.weight)
+    weighs = PolicyAverage(10)
     for _ in range(300):
         newest.weight.data.normal_(generator=generator)
-        follow(average, newest, newest_share(1.0, 10))
+        follow(average, newest, weighs.newest_share(1.0))
     assert float(average.weight.detach().var()) == pytest.approx(1 / 19, rel=0.15)
     assert float(newest.weight.detach().var()) == pytest.approx(1, rel=0.15)  # control
 
@@ -87,7 +111,7 @@ def quiet(monkeypatch: pytest.MonkeyPatch) -> Config:
 def test_what_learns_does_not_depend_on_it(quiet: Config) -> None:
     newest, average = winning(quiet, 1), winning(quiet, 50)
     parts = differences(snapshot(newest), snapshot(average))
-    assert parts and {path.split(".")[0] for path in parts} == {"played"}
+    assert parts and {path.split(".")[0] for path in parts} == {"played", "played_weight"}
     assert differences(newest.played.state_dict(), newest.networks.state_dict()) == []
     assert differences(average.played.state_dict(), average.networks.state_dict()) != []
 
