@@ -32,7 +32,7 @@ class Exploration:
         self.config = config
         self.success = 0.0
         self.is_on = False
-        self.since = 0  # env steps after which the coordinator began to explore, or last won some
+        self.since = 0  # env steps after which the coordinator began to explore, or last won more
 
     def hear(self, env_steps: int, ended: float, won: float) -> None:
         """Take in a round that ended after so many env steps.
@@ -55,16 +55,17 @@ class Exploration:
             self.is_on, self.since = True, env_steps
         else:
             self.is_on = False
-        if self.success >= SOME:
+        if self.success >= FEW:
             self.since = env_steps
 
     def is_stuck(self, env_steps: int) -> bool:
-        """Whether the coordinator has explored for nothing, for as long as the skills had learned.
+        """Whether the coordinator has explored for few wins, for as long as the skills had learned.
 
         What it finds first it soon does always, and then it finds nothing more; with other draws it
         often does.
         """
-        return self.is_on and env_steps - self.since >= self.config.exploration_start
+        for_long = env_steps - self.since >= self.config.exploration_start
+        return self.is_on and self._is_time(env_steps) and for_long
 
     @property
     def _explores(self) -> bool:

@@ -37,7 +37,7 @@ TAGS: dict[str, str] = {
     "high/segment_length": "mean steps of a segment",
     "high/cut_share": "share of the segments that the coordinator's update cut short",
     "high/explores": "1 where the coordinator explored in the round (exploration_start), else 0",
-    "high/begins_anew": "1 where a coordinator that had explored for nothing forgot all it knew",
+    "high/begins_anew": "1 where a coordinator that had explored for few wins forgot all it knew",
     "low/policy_loss": "clipped surrogate of the discoverer's actor",
     "low/value_loss": "clipped Huber loss of the discoverer's critic",
     "low/entropy": "mean entropy of the actions",
