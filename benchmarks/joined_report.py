@@ -58,7 +58,8 @@ def main() -> None:
     if options.seeds is not None:
         spec = replace(spec, seeds=tuple(range(1, options.seeds + 1)))
     jobs = [find(spec, key, options.runs) for key in run_keys(spec)]
-    print("\n".join(sorted({line for job in jobs for line in differences(job)})))
+    for line in sorted({line for job in jobs for line in differences(job)}):
+        print(line)
     print(write_report(spec, options.file.stem, jobs, options.out))
 
 

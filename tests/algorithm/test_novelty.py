@@ -21,7 +21,7 @@ from hmasd.algorithm.novelty import (
 )
 from hmasd.config import Config
 from hmasd.training.asynchronous import make_agent
-from hmasd.types import HighRollout
+from hmasd.types import EnvView, HighRollout
 from tests.helpers.envs import NeverWon
 from tests.helpers.rounds import SMALL, Player, captured, make_loud
 
@@ -266,6 +266,18 @@ def test_nobody_learns_from_a_survey_that_is_switched_off(never: dict[str, float
     assert metrics["high/segments"] > 0 and not other.agent.team.surveys
 
 
+def train(agent: HMASDAgent, env: NeverWon, view: EnvView, env_steps: int) -> None:
+    """Asynchronous training: an update as soon as there is a batch."""
+    while agent.env_steps < env_steps:
+        seen = agent.observe(view)
+        acting = agent.act(seen)
+        step = env.step(acting.action.numpy())
+        agent.store_transition(seen, acting, step)
+        view = step.view
+        while agent.should_sync_update():
+            agent.sync_update()
+
+
 def test_chance_and_the_coordinator_share_no_batch_in_asynchronous_training() -> None:
     """All segments of a survey are equally likely, and none after it."""
     config = replace(EXPLORES, sync_mode=False, batch_size=16, exploration_start=96)
@@ -280,14 +292,7 @@ def test_chance_and_the_coordinator_share_no_batch_in_asynchronous_training() ->
         return learn(segments)
 
     agent._learn_from = look
-    while agent.env_steps < 600:
-        seen = agent.observe(view)
-        acting = agent.act(seen)
-        step = env.step(acting.action.numpy())
-        agent.store_transition(seen, acting, step)
-        view = step.view
-        while agent.should_sync_update():
-            agent.sync_update()
+    train(agent, env, view, 600)
     assert sum(surveys for surveys, *_ in kinds) >= 2
     assert all(every if surveys else not some for surveys, some, every in kinds)
 
@@ -309,14 +314,7 @@ def test_what_a_coordinator_chose_that_began_anew_is_forgotten_in_asynchronous_t
         return metrics
 
     agent._learn_from = look
-    while agent.env_steps < 900:
-        seen = agent.observe(view)
-        acting = agent.act(seen)
-        step = env.step(acting.action.numpy())
-        agent.store_transition(seen, acting, step)
-        view = step.view
-        while agent.should_sync_update():
-            agent.sync_update()
+    train(agent, env, view, 900)
     assert len(fresh) > 2
     assert all(old >= since for old, since, _ in oldest)
     assert any(old < version for old, _, version in oldest)  # control
