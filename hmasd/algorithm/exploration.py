@@ -32,7 +32,7 @@ class Exploration:
         self.config = config
         self.success = 0.0
         self.is_on = False
-        self.since = 0  # env steps after which the coordinator began to explore, or last won more
+        self.since = 0  # env steps at which the coordinator began to explore, or last won enough
 
     def hear(self, env_steps: int, ended: float, won: float) -> None:
         """Take in a round that ended after so many env steps.
