@@ -179,6 +179,17 @@ class Sockets:
         return found
 
 
+def _take_gpu(local_rank: int) -> None:
+    """One GPU for this process alone."""
+    found = torch.cuda.device_count()
+    if local_rank >= found:
+        raise RanksError(
+            f"{local_rank + 1} or more processes were started on this machine, which shows {found} "
+            f"GPU(s), and each needs one of its own: --nproc-per-node {found}, or --device cpu"
+        )
+    torch.cuda.set_device(local_rank)
+
+
 class ProcessGroup(Ranks):
     """A run of several processes, over torch.distributed."""
 
@@ -189,7 +200,7 @@ class ProcessGroup(Ranks):
         self.rank, self.world_size, _ = launched()
         try:
             if on_gpu:
-                torch.cuda.set_device(launched().local_rank)
+                _take_gpu(launched().local_rank)
             store = self._meet(rank_timeout, reduce_timeout)
             torch.distributed.init_process_group(
                 backend,

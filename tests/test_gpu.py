@@ -5,6 +5,7 @@ The first tests need no GPU (tests/helpers/fake_gpu.py); the last ones are for w
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -20,6 +21,7 @@ from hmasd.algorithm import optimization
 from hmasd.algorithm.optimization import Learner
 from hmasd.checkpoint import CheckpointError, on_device
 from hmasd.config import Config
+from hmasd.distributed import ProcessGroup, RanksError, join
 from hmasd.envs.base import BatchedEnv
 from hmasd.kernels import build
 from hmasd.kernels.transfer import to_device, to_host
@@ -169,7 +171,7 @@ def planted(name: str, patch: pytest.MonkeyPatch) -> None:
         ("copy of pageable memory", "not pinned"),
         ("copy that blocks", "blocks"),
         ("index on the host", "indices .* on host"),
-        ("rewards left on the host", "same device.*cuda:0"),
+        ("rewards left on the host", "(same device|different devices).*cuda:0"),
     ],
 )
 def test_control_a_hidden_wait_is_found(
@@ -183,7 +185,7 @@ def test_control_a_hidden_wait_is_found(
 def test_the_fake_gpu_has_no_numbers(gpu: FakeGPU) -> None:
     there = to_device(torch.tensor([1.0, 2.0]), DEVICE)
     assert there.is_cuda and (there * 2).shape == (2,)
-    with pytest.raises(Exception, match="cuda:0 and cpu"):
+    with pytest.raises(Exception, match=r"cuda:0(, cpu| and cpu)"):
         there + torch.ones(2)
     with pytest.raises(HiddenWaitError, match="not pinned"):
         torch.ones(2).to(DEVICE, non_blocking=True)
@@ -197,6 +199,20 @@ def test_asynchronous_training_mixes_no_devices(
     """It may wait: it exists to be compared with."""
     monkeypatch.setattr(FakeGPU, "_refuse_to_wait", lambda *_: None)
     waits_of(gpu, replace(ON_GPU, sync_mode=False, batch_size=12), AnyAction(4), rounds=4)
+
+
+def test_a_process_without_a_gpu_of_its_own_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    launched_as(monkeypatch, local_rank=1, world_size=2)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(RanksError, match=r"2 or more processes .* 1 GPU.*--nproc-per-node 1"):
+        join("cuda", reduce_timeout=5, rank_timeout=5)
+
+
+def launched_as(monkeypatch: pytest.MonkeyPatch, local_rank: int, world_size: int) -> None:
+    """What a launcher tells a process."""
+    told = {"RANK": local_rank, "LOCAL_RANK": local_rank, "WORLD_SIZE": world_size}
+    for name, value in told.items():
+        monkeypatch.setenv(name, str(value))
 
 
 # --- where a round's tensors are ------------------------------------------------------------------
@@ -307,9 +323,9 @@ def test_on_a_gpu_rounds_train_and_nothing_waits(
     config, env = replace(ON_GPU, **settings), make_env(4)
     agent, view = make_agent(config, env), env.reset(config.seed)
 
-    def allowed(x: Tensor) -> Tensor:
+    def allowed(x: Tensor, copy: Callable[[Tensor], Tensor] = to_host) -> Tensor:
         torch.cuda.set_sync_debug_mode("default")
-        x = to_host(x)
+        x = copy(x)
         torch.cuda.set_sync_debug_mode("error")
         return x
 
@@ -327,3 +343,23 @@ def test_on_a_gpu_rounds_train_and_nothing_waits(
     assert all(np.isfinite(x) for x in metrics.values())
     for level in ("low", "high"):
         assert metrics.get(f"{level}/ratio_start", 1.0) == pytest.approx(1, abs=1e-4)
+
+
+@needs_gpu
+def test_on_a_gpu_reductions_are_nccls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A group of one: two would need two GPUs."""
+    launched_as(monkeypatch, local_rank=0, world_size=1)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("MASTER_PORT", str(free.getsockname()[1]))
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    group = ProcessGroup("cuda", reduce_timeout=60, rank_timeout=60)
+    try:
+        world = torch.distributed.group.WORLD
+        assert world._get_backend(torch.device("cuda")).name() == "nccl"
+        there = [torch.arange(6.0, device="cuda").view(2, 3), torch.ones(1, device="cuda")]
+        group.sum_all(there)
+        assert there[0].tolist() == [[0, 1, 2], [3, 4, 5]] and there[1].tolist() == [1]
+        assert group.sum(there[0]).is_cuda
+    finally:
+        group.close()

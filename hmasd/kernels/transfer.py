@@ -14,11 +14,11 @@ def to_device(x: Tensor, device: torch.device, dtype: torch.dtype | None = None)
     """A copy of a host tensor on a device, and of a type if one is given; nobody waits for it.
 
     The host may write to x at once. To a GPU it goes by pinned memory, which torch gives to nobody
-    else until the copy is done.
+    else until the copy is done; an expanded x is written out for it.
     """
     if device.type != "cuda":
         return x.to(device, dtype, copy=True)
-    return x.to(dtype or x.dtype).pin_memory().to(device, non_blocking=True)
+    return x.to(dtype or x.dtype).contiguous().pin_memory().to(device, non_blocking=True)
 
 
 def to_host(x: Tensor) -> Tensor:

@@ -52,6 +52,8 @@ class FakeGPU(TorchDispatchMode):
         kwargs = kwargs or {}
         if function is aten._pin_memory.default:
             assert not args[0].is_cuda, "only the host's memory can be pinned"
+            if torch._debug_has_internal_overlap(args[0]) == 1:
+                raise RuntimeError("what is expanded cannot be pinned")  # as torch does
             pinned = args[0].clone()
             self._pinned[pinned] = True
             return pinned

@@ -37,7 +37,7 @@ def run(function: Callable, arguments: Sequence, dtype: torch.dtype) -> list[Ten
     results = function(*leaves)
     results = results if isinstance(results, tuple) else (results,)
     ups = [
-        torch.randn(x.shape, generator=torch.Generator().manual_seed(i)).to(dtype)
+        torch.randn(x.shape, generator=torch.Generator().manual_seed(i)).to(x)
         for i, x in enumerate(results)
     ]
     torch.autograd.backward(

@@ -50,8 +50,16 @@ SCENARIOS: dict[str, dict[str, Any]] = {
     "noise": {"batch_schedule": "noise", "max_batch_factor": 2},
     "asynchronous": {"sync_mode": False, "chunk_length": 6, "total_steps": 84, "env": "masked"},
 }
+ON_GPU = ("base", "agent_id", "smdp", "continuous", "masked", "mat", "asynchronous")
+SCENARIOS |= {f"{name} on a GPU": {**SCENARIOS[name], "device": "cuda"} for name in ON_GPU}
 ROUNDS, STEPS = 6, 4
 GROWING = {"linear", "noise"}
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+KINDS = [
+    pytest.param(name, marks=needs_gpu if "device" in settings else ())
+    for name, settings in SCENARIOS.items()
+    if name != "base"
+]
 BEFORE = [Cut(n) for n in range(1, ROUNDS * STEPS + 1)]
 AFTER = [Cut(n, after_update=True) for n in range(STEPS, ROUNDS * STEPS, STEPS)]
 SOME = [Cut(11), Cut(16), Cut(20, after_update=True)]
@@ -169,7 +177,7 @@ def test_a_run_that_a_signal_stopped_goes_on(runs: Runs, cut: Cut, tmp_path: Pat
 
 
 @pytest.mark.parametrize("cut", SOME, ids=str)
-@pytest.mark.parametrize("scenario", [name for name in SCENARIOS if name != "base"])
+@pytest.mark.parametrize("scenario", KINDS)
 def test_every_kind_of_run_goes_on(runs: Runs, scenario: str, cut: Cut, tmp_path: Path) -> None:
     whole = runs.whole(scenario)
     trainer = resume(runs.config(scenario), runs.stopped(scenario, cut), tmp_path / "run")
