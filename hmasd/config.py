@@ -129,7 +129,7 @@ class Config:
     # --- optimisation -------------------------------------------------------------------------
     learning_rate: float = 1e-3
     """Adam's step size, for all networks."""
-    winning_step: float = 0.3
+    winning_step: float = 0.05
     """Share of the step size that is left when all of the last 100 episodes were won; in between it
     falls with the share of wins. "Win or learn fast" (Bowling & Veloso 2002): what wins together
     should not move on from each other. 1: the step size never falls (paper)."""
