@@ -198,9 +198,9 @@ class ProcessGroup(Ranks):
         on_gpu = torch.device(device).type == "cuda"
         backend = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
         self.rank, self.world_size, _ = launched()
+        if on_gpu:
+            _take_gpu(launched().local_rank)
         try:
-            if on_gpu:
-                _take_gpu(launched().local_rank)
             store = self._meet(rank_timeout, reduce_timeout)
             torch.distributed.init_process_group(
                 backend,

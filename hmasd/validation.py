@@ -222,6 +222,11 @@ def _rank_problems(config: Config, world_size: int) -> Iterator[str]:
         yield f"eval_only evaluates in one process, not in {world_size}: start it without torchrun"
     if not config.sync_mode:
         yield f"sync_mode = False trains in one process, not in {world_size}: leave it out"
+    if config.device.startswith("cuda:"):
+        yield (
+            f"device = {config.device!r} is one GPU for all {world_size} processes: --device cuda "
+            "gives each its own"
+        )
     if envs % world_size:
         near = [n for n in (envs // world_size * world_size, -(-envs // world_size) * world_size)]
         yield (

@@ -8,6 +8,9 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from hmasd import validation
+from hmasd.config import Config
+
 torch.set_num_threads(1)
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # started by a script in the background
     signal.signal(signal.SIGINT, signal.default_int_handler)  # so that programs under test end
@@ -25,3 +28,14 @@ def float64() -> Iterator[None]:
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(torch.float32)
+
+
+@pytest.fixture
+def any_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files and pages may name a device that this machine has not, but none that nobody has."""
+
+    def problems(config: Config) -> tuple[str, ...]:
+        torch.device(config.device)
+        return ()
+
+    monkeypatch.setattr(validation, "_device_problems", problems)

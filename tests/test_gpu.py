@@ -204,7 +204,7 @@ def test_asynchronous_training_mixes_no_devices(
 def test_a_process_without_a_gpu_of_its_own_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     launched_as(monkeypatch, local_rank=1, world_size=2)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    with pytest.raises(RanksError, match=r"2 or more processes .* 1 GPU.*--nproc-per-node 1"):
+    with pytest.raises(RanksError, match=r"^2 or more processes .* 1 GPU.*--nproc-per-node 1"):
         join("cuda", reduce_timeout=5, rank_timeout=5)
 
 
@@ -354,12 +354,17 @@ def test_on_a_gpu_reductions_are_nccls(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("MASTER_PORT", str(free.getsockname()[1]))
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     group = ProcessGroup("cuda", reduce_timeout=60, rank_timeout=60)
+    all_reduce, reduced = torch.distributed.all_reduce, []
+    monkeypatch.setattr(
+        torch.distributed, "all_reduce", lambda x: (reduced.append(x.device), all_reduce(x))
+    )
     try:
         world = torch.distributed.group.WORLD
         assert world._get_backend(torch.device("cuda")).name() == "nccl"
         there = [torch.arange(6.0, device="cuda").view(2, 3), torch.ones(1, device="cuda")]
         group.sum_all(there)
         assert there[0].tolist() == [[0, 1, 2], [3, 4, 5]] and there[1].tolist() == [1]
+        assert [device.type for device in reduced] == ["cuda"]
         assert group.sum(there[0]).is_cuda
     finally:
         group.close()

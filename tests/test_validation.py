@@ -100,6 +100,22 @@ def test_all_problems_are_listed(good):
         assert name in text
 
 
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"num_envs": 9, "batch_size": 288}, "choose 8 or 10"),
+        ({"eval_only": True}, "start it without torchrun"),
+        ({"sync_mode": False}, "trains in one process, not in 2"),
+        ({"device": "cuda:0"}, "one GPU for all 2 processes: --device cuda gives each its own"),
+    ],
+)
+def test_what_several_processes_cannot_do_is_named(good, any_device, change, expected):
+    config = dataclasses.replace(good, **change)
+    with pytest.raises(ConfigError, match=re.escape(expected)):
+        validate(config, world_size=2)
+    assert list(validation._rank_problems(config, world_size=1)) == []
+
+
 def test_a_folder_that_cannot_be_written_is_refused_and_none_is_made(tmp_path):
     (tmp_path / "file").write_text("")
     text = problems(Config(output_dir=str(tmp_path / "file" / "below")))

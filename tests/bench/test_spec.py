@@ -70,7 +70,7 @@ def test_all_runs_seed_by_seed(read):
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").glob("*.yaml")), ids=lambda x: x.stem)
-def test_the_files_of_the_project_are_good(path):
+def test_the_files_of_the_project_are_good(path, any_device):
     assert run_keys(read_spec(path))
 
 
