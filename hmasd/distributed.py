@@ -197,9 +197,9 @@ class ProcessGroup(Ranks):
         self._seconds = 0.0
         on_gpu = torch.device(device).type == "cuda"
         backend = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
-        self.rank, self.world_size, _ = launched()
+        self.rank, self.world_size, local_rank = launched()
         if on_gpu:
-            _take_gpu(launched().local_rank)
+            _take_gpu(local_rank)
         try:
             store = self._meet(rank_timeout, reduce_timeout)
             torch.distributed.init_process_group(

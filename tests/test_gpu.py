@@ -5,7 +5,6 @@ The first tests need no GPU (tests/helpers/fake_gpu.py); the last ones are for w
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -30,7 +29,8 @@ from hmasd.rollout.team import Generators, Team
 from hmasd.training.asynchronous import make_agent
 from hmasd.types import HOST_FIELDS, LowRollout
 from tests.helpers.envs import ContinuousPoint, Counter, Lossy, MaskedAgents, NeverWon, ToyEnv
-from tests.helpers.fake_gpu import DEVICE, FakeGPU, HiddenWaitError, cuda_guard, gpu
+from tests.helpers.fake_gpu import DEVICE, FakeGPU, HiddenWaitError, cuda_guard, gpu, needs_gpu
+from tests.helpers.ranks import free_port
 from tests.helpers.rounds import SMALL, Player
 
 __all__ = ["cuda_guard", "gpu"]  # fixtures
@@ -310,8 +310,6 @@ def test_control_a_number_that_is_read_is_found(monkeypatch: pytest.MonkeyPatch)
 
 # --- on a GPU -------------------------------------------------------------------------------------
 
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-
 
 @needs_gpu
 @pytest.mark.parametrize("name", CASES)
@@ -349,9 +347,7 @@ def test_on_a_gpu_rounds_train_and_nothing_waits(
 def test_on_a_gpu_reductions_are_nccls(monkeypatch: pytest.MonkeyPatch) -> None:
     """A group of one: two would need two GPUs."""
     launched_as(monkeypatch, local_rank=0, world_size=1)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        monkeypatch.setenv("MASTER_PORT", str(free.getsockname()[1]))
+    monkeypatch.setenv("MASTER_PORT", str(free_port()))
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     group = ProcessGroup("cuda", reduce_timeout=60, rank_timeout=60)
     all_reduce, reduced = torch.distributed.all_reduce, []

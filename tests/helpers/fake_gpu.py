@@ -25,6 +25,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from hmasd.networks import HMASDNetworks
 
 DEVICE = torch.device("cuda", 0)
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")  # a real one
 aten = torch.ops.aten
 GUARD = """
 #include <c10/core/impl/DeviceGuardImplInterface.h>

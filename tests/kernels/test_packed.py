@@ -8,6 +8,7 @@ import torch
 from hmasd.kernels import packed
 from hmasd.kernels.gru import gru_sequence_eager
 from hmasd.kernels.packed import cut_at_restarts, gru_sequence_packed
+from tests.helpers.fake_gpu import needs_gpu
 from tests.kernels.conftest import error, run
 from tests.kernels.test_gru import random_arguments
 
@@ -105,7 +106,7 @@ def test_a_batch_that_is_gone_leaves_no_pieces_behind() -> None:
     assert len(packed._CUT) == before
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@needs_gpu
 @pytest.mark.parametrize("shape", SHAPES)
 def test_on_a_gpu_equals_the_twin(shape) -> None:
     from hmasd.kernels.gru import gru_sequence

@@ -21,6 +21,7 @@ from hmasd.algorithm import noise_scale, novelty
 from hmasd.config import Config
 from hmasd.presets import CHANGES
 from hmasd.training.loop import Trainer
+from tests.helpers.fake_gpu import needs_gpu
 from tests.helpers.runs import (
     Cut,
     Result,
@@ -54,7 +55,6 @@ ON_GPU = ("base", "agent_id", "smdp", "continuous", "masked", "mat", "asynchrono
 SCENARIOS |= {f"{name} on a GPU": {**SCENARIOS[name], "device": "cuda"} for name in ON_GPU}
 ROUNDS, STEPS = 6, 4
 GROWING = {"linear", "noise"}
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 KINDS = [
     pytest.param(name, marks=needs_gpu if "device" in settings else ())
     for name, settings in SCENARIOS.items()
