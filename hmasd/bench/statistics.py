@@ -82,26 +82,24 @@ def probability_of_improvement_interval(
     return _bootstrap(_paired(first, second), _improvement, seed)
 
 
-def improvement_p_value(
-    first: Sequence[np.ndarray], second: Sequence[np.ndarray], seed: int = 0
-) -> float:
+def improvement_p_value(first: Sequence[np.ndarray], second: Sequence[np.ndarray]) -> float:
     """How often runs that do not differ look as different as these, or more, in either direction.
 
-    A permutation test of the probability of improvement: within each task the runs are shared out
-    anew at random. It stays honest with few runs, where a bootstrap interval may shrink to a point:
-    two runs that both beat two others have p = 1/3.
+    The exact permutation test of the probability of improvement: within each task every way to
+    share out the runs is counted. It stays honest with few runs, where a bootstrap interval may
+    shrink to a point: two runs that both beat two others have p = 1/3. One task without ties: the
+    Mann-Whitney test.
     """
     scores = _paired(first, second)
-    observed = abs(_improvement(*scores) - 0.5)
-    generator = np.random.default_rng(seed)
-    ones, others = [], []
+    values, chances = np.zeros(1), np.ones(1)  # of the sum over the tasks
     for one, other in zip(scores[: len(first)], scores[len(first) :], strict=True):
-        runs = np.tile(np.concatenate([one, other]), (NUM_RESAMPLES, 1))
-        shared_out = generator.permuted(runs, axis=1)
-        ones.append(shared_out[:, : len(one)])
-        others.append(shared_out[:, len(one) :])
-    chance = np.abs(_improvement(*ones, *others) - 0.5)
-    return float((1 + (chance >= observed - 1e-9).sum()) / (1 + NUM_RESAMPLES))
+        of_task, chances_of_task = _improvements_by_chance(one, other)
+        sums = np.round(np.add.outer(values, of_task), 12)  # what rounding parts is one value
+        values, index = np.unique(sums, return_inverse=True)
+        chances = np.bincount(index.ravel(), np.outer(chances, chances_of_task).ravel())
+    differences = np.abs(values / len(first) - 0.5)
+    observed = abs(_improvement(*scores) - 0.5)
+    return float(min(1.0, chances[differences >= observed - 1e-9].sum()))
 
 
 def wilson_interval(successes: int, runs: int) -> Interval:
@@ -153,6 +151,25 @@ def _improvement(*scores: np.ndarray, axis: int = -1) -> Any:
         )
         shares.append(((np.sign(difference) + 1) / 2).mean((-1, -2)))
     return np.mean(shares, axis=0)
+
+
+def _improvements_by_chance(one: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Every probability of improvement that sharing out the runs anew can give, and its chance.
+
+    By the sum of the first's ranks (ties share theirs): run after run it is drawn into the first
+    with the chance that so many are still to be drawn out of so many.
+    """
+    ranks = np.rint(2 * stats.rankdata(np.concatenate([one, other]))).astype(int)  # twice: whole
+    chances = np.zeros((len(one) + 1, ranks.sum() + 1))  # [drawn, twice the sum of their ranks]
+    chances[0, 0] = 1.0
+    for number, rank in enumerate(ranks):
+        is_drawn = (len(one) - np.arange(len(one) + 1)) / (len(ranks) - number)
+        drawn = chances * is_drawn[:, None]
+        chances = chances - drawn
+        chances[1:, rank:] += drawn[:-1, : -rank or None]
+    sums = np.flatnonzero(chances[-1])
+    wins = sums / 2 - len(one) * (len(one) + 1) / 2  # the Mann-Whitney U statistic
+    return wins / (len(one) * len(other)), chances[-1, sums]
 
 
 def _bootstrap(scores: list[np.ndarray], statistic: Statistic, seed: int) -> Interval:

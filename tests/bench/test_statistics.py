@@ -1,5 +1,6 @@
 """The statistics against numbers made by hand and, for the interval, against simulation."""
 
+import itertools
 import math
 
 import numpy as np
@@ -152,13 +153,42 @@ def test_no_winner_between_equal_samples_and_a_winner_between_unequal_ones():
 
 
 def test_the_p_value_of_few_runs_by_hand():
-    """Of the ways to share out the runs, 2 of 6 and 2 of 70 separate them completely."""
-    for runs, expected in ((2, 2 / 6), (4, 2 / 70)):
+    """Of the ways to share out the runs, two separate them completely."""
+    for runs, ways in ((2, 6), (4, 70), (5, 252), (10, 184_756)):
         p_value = improvement_p_value([np.arange(runs) + 10.0], [np.arange(runs)])
-        assert p_value == pytest.approx(expected, abs=0.025)
+        assert p_value == pytest.approx(2 / ways)
+    # a, a against b, a with a < b: of six ways three put b on one side, three on the other
+    assert improvement_p_value([np.zeros(2)], [np.array([1.0, 0.0])]) == pytest.approx(1.0)
     # control: the bootstrap's interval is a point and would call it certain
     interval = probability_of_improvement_interval([np.array([0.01, 0.02])], [np.zeros(2)])
     assert interval == (1.0, 1.0, 1.0)
+
+
+def test_the_p_value_of_two_tasks_by_hand():
+    """One run each: chance makes either the better one, the same on both tasks in 2 of 4 ways."""
+    task = [np.ones(1), np.zeros(1)]
+    assert improvement_p_value(task[:1] * 2, task[1:] * 2) == pytest.approx(2 / 4)
+    assert improvement_p_value(task, task[::-1]) == pytest.approx(1.0)  # one each
+
+
+@pytest.mark.parametrize("sizes", [(9, 7), (10, 5), (3, 12)])
+def test_the_p_value_without_ties_is_the_exact_mann_whitney_tests(sizes):
+    generator = np.random.default_rng(5)
+    first, second = generator.normal(0.5, size=sizes[0]), generator.normal(size=sizes[1])
+    expected = stats.mannwhitneyu(first, second, method="exact").pvalue
+    assert improvement_p_value([first], [second]) == pytest.approx(expected)
+
+
+def test_the_p_value_with_ties_is_that_of_counting_every_way():
+    first, second = np.array([0.0, 0.5, 1.0, 1.0]), np.array([0.0, 0.0, 0.5, 1.0, 0.0])
+    runs = np.concatenate([first, second])
+    observed = abs(probability_of_improvement([first], [second]) - 0.5)
+    extreme = []
+    for chosen in itertools.combinations(range(9), 4):
+        others = np.delete(runs, chosen)
+        share = probability_of_improvement([runs[list(chosen)]], [others])
+        extreme.append(abs(share - 0.5) >= observed - 1e-9)
+    assert improvement_p_value([first], [second]) == pytest.approx(np.mean(extreme))
 
 
 def test_runs_are_shared_out_within_their_task_only():
@@ -170,14 +200,11 @@ def test_runs_are_shared_out_within_their_task_only():
     assert pooled > 0.01  # control
 
 
-def test_samples_of_one_distribution_have_a_winner_as_rarely_as_said(monkeypatch):
-    monkeypatch.setattr(statistics, "NUM_RESAMPLES", 400)
+def test_samples_of_one_distribution_have_a_winner_as_rarely_as_said():
     pairs = np.random.default_rng(11).normal(size=(400, 2, 8))
 
     def winners(shift):
-        return np.mean(
-            [improvement_p_value([x + shift], [y], i) < 0.05 for i, (x, y) in enumerate(pairs)]
-        )
+        return np.mean([improvement_p_value([x + shift], [y]) < 0.05 for x, y in pairs])
 
     assert winners(0.0) == pytest.approx(0.05, abs=0.03)
     assert winners(2.0) > 0.9  # control: a difference of two standard deviations is seen
