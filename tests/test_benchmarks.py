@@ -285,11 +285,57 @@ def test_a_report_joins_runs_of_two_comparisons(tmp_path, monkeypatch, capsys):
     words = [str(tmp_path / "two/made_up.yaml"), "--out", str(tmp_path / "report"), "--runs"]
     words += [str(tmp_path / folder / "out") for folder in ("one", "two")]
     monkeypatch.setattr(sys, "argv", ["joined_report.py", *words])
-    joined_report.main()
-    assert "good: holds a run of other settings (clip: 0.3 -> 0.2)" in capsys.readouterr().out
+    assert joined_report.main() == 0
     text = (tmp_path / "report/report.md").read_text()
     assert "Runs finished: 6;" in text
+    assert "- good, settings that differ: clip was 0.3, is 0.2" in text
     assert "| good | 3 | 0.50 [0.50, 0.50]" in text and "| bad_one | 3 | 1.00 [1.00, 1.00]" in text
+
+
+@pytest.fixture
+def joined(tmp_path, monkeypatch):
+    """Joins the runs of folder `one` as its own file or another one says; returns the exit code."""
+
+    def join(text, *words):
+        (tmp_path / "asked.yaml").write_text(text)
+        argv = [str(tmp_path / "asked.yaml"), "--out", str(tmp_path / "report")]
+        argv += ["--runs", str(tmp_path / "one/out"), *words]
+        monkeypatch.setattr(sys, "argv", ["joined_report.py", *argv])
+        return joined_report.main()
+
+    for job in make_comparison(tmp_path / "one")[1]:
+        finish(job, [0.5, 1.0], best=1.0)
+        files.write_json(job.folder / files.SETTINGS, job._settings())
+    return join
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (("env_steps: 4000", "env_steps: 8000"), "total_steps = 4000, the file 8000"),
+        (("eval_interval: 2000", "eval_interval: 4000"), "eval_interval = 2000, the file 4000"),
+        (("{env: alice_and_bob}", "{env: alice_and_bob_8x8_3}"), "env = 'alice_and_bob', the file"),
+        (("absolute_factor: 1", "absolute_factor: 2"), "measured on 32 episodes, not on 64"),
+    ],
+)
+def test_an_unfair_comparison_is_not_joined(change, words, joined, tmp_path, capsys):
+    assert joined(TEXT.replace(*change)) == 2
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "report").exists()
+    assert joined(TEXT) == 0  # control
+
+
+def test_runs_are_joined_under_other_names(joined, tmp_path, capsys):
+    renamed = TEXT.replace("good:", "new:").replace("gamma: 0.9", "gamma: 0.99")
+    assert joined(renamed, "--names", "new=good") == 0
+    text = (tmp_path / "report/report.md").read_text()
+    assert "| new | 3 | 1.00" in text and "bad_one, settings that differ: gamma was 0.9" in text
+    assert joined(TEXT, "--names", "new=good") == 2
+    assert "--names new: the file's are good, bad_one" in capsys.readouterr().err
+    assert joined(TEXT, str(tmp_path)) == 2
+    assert "there is no runs/ in it" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        joined(TEXT, "--names", "new")
 
 
 def test_steadiness_counts_what_comes_after(tmp_path):

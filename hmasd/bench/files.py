@@ -6,6 +6,7 @@ log.txt                       what training printed
 absolute.json                 the best policy on new episodes; there when the run is done
 diagnosis.json, skills.png    why it learned or not
 failed.json                   exit code and last words, if it failed
+failed_1.json ...             of earlier times, after which it was taken up again
 OUT/report/                       tables, figures, per-episode rows
 """
 
@@ -23,6 +24,7 @@ LOG = "log.txt"
 ABSOLUTE = "absolute.json"
 DIAGNOSIS = "diagnosis.json"
 FAILED = "failed.json"
+EARLIER_FAILURE = "failed_{}.json"
 LOCK = "lock"
 
 
@@ -39,6 +41,11 @@ def write_json(path: Path, content: Any) -> None:
 def read_json(path: Path) -> Any:
     """The content of a file of `write_json`; None if it does not exist."""
     return json.loads(path.read_text("utf-8")) if path.is_file() else None
+
+
+def earlier_failures(folder: Path) -> int:
+    """How often a run failed and was taken up again."""
+    return len(list(folder.glob(EARLIER_FAILURE.format("*"))))
 
 
 def training_folder(folder: Path) -> Path | None:

@@ -49,6 +49,7 @@ class Job:
         self.process: subprocess.Popen | None = None
         self._files: list[TextIO] = []
         self._is_stopping = False
+        self._is_looked_at = False  # a failure
 
     @property
     def state(self) -> State:
@@ -70,6 +71,23 @@ class Job:
         Raises:
             ConfigError: It does; the message names what differs.
         """
+        self.check_measured()
+        differ = self.changed_settings()
+        if differ:
+            changes = "; ".join(
+                f"{name}: {old!r} -> {new!r}" for name, (old, new) in differ.items()
+            )
+            raise ConfigError(
+                f"{self.folder} holds a run of other settings ({changes}): results of both cannot "
+                "be one comparison; choose another --out, or give the algorithm another name"
+            )
+
+    def check_measured(self) -> None:
+        """Refuse a run whose best policy was measured on more or fewer episodes.
+
+        Raises:
+            ConfigError: It was.
+        """
         absolute = files.read_json(self.folder / files.ABSOLUTE)
         measured = None if absolute is None else len(absolute["episodes"]) // len(MODES)
         if measured not in (None, self.episodes):
@@ -77,19 +95,29 @@ class Job:
                 f"{self.folder} was measured on {measured} episodes, not on {self.episodes}: give "
                 "the old eval_episodes and absolute_factor, or choose another --out"
             )
+
+    def changed_settings(self) -> dict[str, tuple[Any, Any]]:
+        """Names of the settings that differ, to those of the folder and those asked for now."""
         old, new = files.read_json(self.folder / files.SETTINGS), self._settings()
-        if old is None or old == new:
-            return
+        if old is None:
+            return {}
         names = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
-        changes = "; ".join(f"{name}: {old.get(name)!r} -> {new.get(name)!r}" for name in names)
-        raise ConfigError(
-            f"{self.folder} holds a run of other settings ({changes}): results of both cannot be "
-            "one comparison; choose another --out, or give the algorithm another name"
-        )
+        return {name: (old.get(name), new.get(name)) for name in names}
+
+    @property
+    def has_more(self) -> bool:
+        """Whether there is a next step; for a run that failed that is to find out why, once."""
+        if self.state == "failed":
+            return not self._is_looked_at and files.training_folder(self.folder) is not None
+        return self.state == "unfinished"
 
     def forget_failure(self) -> None:
-        """Let a run that failed go on, from its last checkpoint if there is one."""
-        (self.folder / files.FAILED).unlink(missing_ok=True)
+        """Let a run that failed go on, from its last checkpoint; that it failed stays on record."""
+        failed = self.folder / files.FAILED
+        if failed.is_file():
+            (self.folder / files.DIAGNOSIS).unlink(missing_ok=True)
+            number = 1 + files.earlier_failures(self.folder)
+            failed.rename(self.folder / files.EARLIER_FAILURE.format(number))
 
     def start(self) -> None:
         """Start what is to be done next.
@@ -120,6 +148,8 @@ class Job:
         if code is None:
             return False
         self._close()
+        if self.state == "failed":  # what is over was the look at it
+            return True
         if not self.was_stopped and (code != 0 or not self._is_trained()):
             self._write_failure(code)
         return True
@@ -165,11 +195,14 @@ class Job:
         return checkpoint.checkpoint_path(self.folder / "models", None).is_file()
 
     def _next_command(self) -> Sequence[str]:
-        """Training from the start or from the last good checkpoint, or measuring."""
+        """Training from the start or from the last good checkpoint, measuring, or diagnosing."""
         python = (sys.executable, "-m")
+        measure = (*python, "hmasd.bench.measure", str(self.folder))
+        if self.state == "failed":
+            self._is_looked_at = True
+            return (*measure, "--failed")
         if self._is_trained():
-            episodes = ("--episodes", str(self.episodes))
-            return (*python, "hmasd.bench.measure", str(self.folder), *episodes)
+            return (*measure, "--episodes", str(self.episodes))
         newest = checkpoint.newest_good(self.folder / "models")
         if newest is None:
             self._refuse_unreadable()

@@ -43,9 +43,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("folder", type=Path, help="--output-dir of a training with keep_policies")
     parser.add_argument("--episodes", type=int, default=1000, help="per way of playing")
+    parser.add_argument("--failed", action="store_true", help="training failed: only say why")
     options = parser.parse_args(argv)
     torch.set_num_threads(1)
-    measure(options.folder, options.episodes)
+    if options.failed:
+        diagnose_failed(options.folder)
+    else:
+        measure(options.folder, options.episodes)
     return 0
 
 
@@ -79,6 +83,24 @@ def measure(folder: Path, episodes: int) -> None:
     _delete_the_rest(folder / "models", kept | {best})
 
 
+def diagnose_failed(folder: Path) -> None:
+    """Write diagnosis.json and skills.png of what there is of a run that failed; delete nothing.
+
+    Raises:
+        FileNotFoundError: Training logged nothing.
+        CheckpointError: A policy that was kept cannot be read.
+    """
+    training = files.training_folder(folder)
+    if training is None:
+        raise FileNotFoundError(f"{folder} holds no metrics: training never began")
+    evaluated = _evaluated(training)
+    num_skills = 0, 0  # nothing was kept: entropies have no scale
+    if evaluated:
+        config, networks = load_policy(checkpoint.policy_path(folder / "models", evaluated[-1]))
+        num_skills = config.num_team_skills, networks.coordinator.num_agent_skills
+    _diagnose(folder, training, num_skills)
+
+
 def best_evaluation(rows: Iterable[Mapping[str, Any]]) -> int:
     """Env steps of the evaluation whose ways of playing return most on average, the latest such.
 
@@ -110,19 +132,28 @@ def _diagnose(folder: Path, training: Path, num_skills: tuple[int, int]) -> set[
     `num_skills`: n_Z and n_z.
     """
     found = diagnose(read_run(training), num_skills)
-    evaluated = sorted({row["env_steps"] for row in read_lines(training / EVALUATIONS_FILE)})
+    evaluated = _evaluated(training)
     first = found["first"]["training_0.5"]
     before = [steps for steps in evaluated if first is None or steps < first]
-    moments = {"before_success": before[-1] if before else None, "last": evaluated[-1]}
+    moments = {
+        "before_success": before[-1] if before else None,
+        "last": evaluated[-1] if evaluated else None,
+    }
     looks: dict[str, Any] = {name: None for name in moments}
     for name, steps in moments.items():
         if steps is not None and (name == "last" or steps != evaluated[-1]):
             own, networks = load_policy(checkpoint.policy_path(folder / "models", steps))
             looks[name] = {"env_steps": steps} | look_at_skills(own, networks)
-    if looks["last"]["pairs"][0]["visited"] is not None:
+    if looks["last"] is not None and looks["last"]["pairs"][0]["visited"] is not None:
         draw_skills(looks).savefig(folder / "skills.png", dpi=110)
     files.write_json(folder / files.DIAGNOSIS, found | {"skills": looks})
     return {look["env_steps"] for look in looks.values() if look is not None}
+
+
+def _evaluated(training: Path) -> list[int]:
+    """Env steps of all evaluations; none where the first was not due yet."""
+    path = training / EVALUATIONS_FILE
+    return sorted({row["env_steps"] for row in read_lines(path)}) if path.is_file() else []
 
 
 def _delete_the_rest(models: Path, kept: set[int]) -> None:

@@ -26,7 +26,9 @@ from hmasd.bench.statistics import Interval, wilson_interval
 DPI = 130
 
 
-def write_report(spec: Spec, name: str, jobs: Sequence[Job], folder: Path) -> Path:
+def write_report(
+    spec: Spec, name: str, jobs: Sequence[Job], folder: Path, notes: Sequence[str] = ()
+) -> Path:
     """Write everything that the runs so far tell; returns the path of report.md.
 
     Args:
@@ -34,13 +36,15 @@ def write_report(spec: Spec, name: str, jobs: Sequence[Job], folder: Path) -> Pa
         name: Of the comparison.
         jobs: All its runs, finished or not.
         folder: Made if it does not exist; older files in it are replaced.
+        notes: What a reader has to know of the runs, one line each.
     """
     folder.mkdir(parents=True, exist_ok=True)
     records = [read_record(job) for job in jobs]
     found = scores(spec, records)
     write_rows(folder / "episodes.jsonl", episode_rows(records))
     files.write_json(folder / "marl_eval.json", marl_eval(name, spec, records))
-    parts = [_head(spec, name, records)]
+    parts = [_head(spec, name, records), *(f"- {note}" for note in notes)]
+    parts += [""] if notes else []
     latex = []
     for task in spec.tasks:
         table = tables.score_table(spec, task, found[task], records)
@@ -117,10 +121,13 @@ def _over_tasks(
     if not complete:
         return []
     parts = ["## All tasks\n"]
-    if len(complete) > 1:
+    missing = [name for name in spec.algorithms if name not in complete]
+    if missing:
+        parts.append(f"Not compared, without a run on every task yet: {', '.join(missing)}.\n")
+    first = next(iter(spec.algorithms))
+    if first in complete and len(complete) > 1:
         intervals, table = tables.improvement_table(complete)
         latex.append(tables.latex(table))
-        first = next(iter(complete))
         drawn = figures.draw_intervals(
             f"Probability that a run of {first} beats one of the other",
             intervals,
@@ -141,10 +148,10 @@ def _diagnosis(jobs: Sequence[Job], records: Sequence[Record], folder: Path) -> 
     for job, record in zip(jobs, records, strict=True):
         config = job.config
         is_trained = config.low_level == "discoverer" and config.individual_coef > 0
-        if record.diagnosis is not None and is_trained:
+        looks = {} if record.diagnosis is None else record.diagnosis["skills"]
+        look = looks.get("before_success") or looks.get("last")
+        if record.diagnosis is not None and look is not None and is_trained:
             learned = record.diagnosis["first"]["training_0.95"] is not None
-            looks = record.diagnosis["skills"]
-            look = looks["before_success"] or looks["last"]
             pairs = [(x["nearest"], x["accuracy"]) for x in look["pairs"]]
             dots.append((learned, [pair for pair in pairs if pair[0] is not None]))
     if any(skills for _, skills in dots):

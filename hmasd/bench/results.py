@@ -31,6 +31,7 @@ class Record(NamedTuple):
     diagnosis: dict[str, Any] | None
     failure: dict[str, Any] | None
     commit: str | None  # of the program that began it; None: unknown
+    earlier_failures: int  # after which it was taken up again
 
 
 class Scores(NamedTuple):
@@ -65,6 +66,7 @@ def read_record(job: Job) -> Record:
         files.read_json(job.folder / files.DIAGNOSIS),
         files.read_json(job.folder / files.FAILED),
         None if versions is None else versions["git_commit"],
+        files.earlier_failures(job.folder),
     )
 
 

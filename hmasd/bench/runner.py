@@ -76,7 +76,7 @@ def run_jobs(jobs: Sequence[Job], at_a_time: int, retry: bool = False) -> int:
 
 def _goes_on(job: Job) -> bool:
     """Start the next step of a run whose process is over, if there is one."""
-    if job.was_stopped or job.state != "unfinished":
+    if job.was_stopped or not job.has_more:
         return False
     job.start()
     return True

@@ -32,6 +32,8 @@ _OWN = frozenset(
     | {"eval_mode"}
 )
 _GAME = ("env", "env_args", "team_reward", "episode_length")  # what a task is
+FAIR = frozenset({"total_steps", *SHARED, *_GAME})
+"""Settings in which runs that are compared must agree."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -274,15 +276,17 @@ def _game_problems(spec: Spec, task: str) -> list[str]:
 
 def _budget_problems(spec: Spec, task: str) -> list[str]:
     """Training ends with a whole round, so budgets may differ by a little, not by much."""
-    steps = {}
+    steps, due = {}, budget(spec, task)
     for algorithm in spec.algorithms:
-        rounds = planned_rounds(_merged(spec, task, algorithm))
-        steps[algorithm] = sum(batch_size * number for batch_size, number in rounds)
+        config = _merged(spec, task, algorithm)
+        steps[algorithm] = sum(size * number for size, number in planned_rounds(config))
+        if config.batch_schedule == "noise":  # it may have grown by the last round
+            steps[algorithm] = max(steps[algorithm], due + config.largest_batch_size - 1)
     least, most = min(steps, key=lambda x: steps[x]), max(steps, key=lambda x: steps[x])
     if steps[most] <= steps[least] * (1 + ROUNDING):
         return []
     return [
-        f"task {task}: in whole rounds {most} takes {steps[most]} env steps and {least} "
+        f"task {task}: in whole rounds {most} takes up to {steps[most]} env steps and {least} "
         f"{steps[least]}, which differ by more than {ROUNDING:.0%}: an unequal budget; choose "
         "env_steps as a multiple of both batch sizes, or larger"
     ]

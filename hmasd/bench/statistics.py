@@ -91,7 +91,8 @@ def improvement_p_value(first: Sequence[np.ndarray], second: Sequence[np.ndarray
     Mann-Whitney test.
     """
     scores = _paired(first, second)
-    values, chances = np.zeros(1), np.ones(1)  # of the sum over the tasks
+    values: np.ndarray = np.zeros(1)  # of the sum over the tasks
+    chances: np.ndarray = np.ones(1)
     for one, other in zip(scores[: len(first)], scores[len(first) :], strict=True):
         of_task, chances_of_task = _improvements_by_chance(one, other)
         sums = np.round(np.add.outer(values, of_task), 12)  # what rounding parts is one value

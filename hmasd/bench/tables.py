@@ -115,16 +115,26 @@ def improvement_table(
         The intervals by the other's name, and the table.
     """
     reference, *others = scores
+    counts = {name: ", ".join(str(len(task)) for task in tasks) for name, tasks in scores.items()}
     found = {
         other: probability_of_improvement_interval(scores[reference], scores[other])
         for other in others
     }
-    table: list[Row] = [["algorithm", f"P({reference} > it)", "p value", "who is better"]]
+    table: list[Row] = [
+        [
+            "algorithm",
+            f"runs of {reference} / of it",
+            f"P({reference} > it)",
+            "p value",
+            "who is better",
+        ]
+    ]
     for other, interval in found.items():
         p_value = improvement_p_value(scores[reference], scores[other])
         winner = reference if interval.value > 0.5 else other
         verdict = winner if p_value < SIGNIFICANT else "not known"
-        table.append([other, interval_text(interval), p_text(p_value), verdict])
+        runs = f"{counts[reference]} / {counts[other]}"
+        table.append([other, runs, interval_text(interval), p_text(p_value), verdict])
     return found, table
 
 
@@ -146,18 +156,22 @@ def diagnosis_table(records: Sequence[Record]) -> list[Row]:
     for record in records:
         name = f"{record.key.task}/{record.key.algorithm}/{record.key.seed}"
         if record.failure is not None:
-            words = f"failed ({record.failure['exit_code']}): {record.failure['last_words']}"
-            table.append([name, words.replace("|", "/"), *["-"] * 7])
-        elif record.diagnosis is not None:
+            words = f" failed ({record.failure['exit_code']}): {record.failure['last_words']}"
+            name += words.replace("|", "/")
+        if record.diagnosis is not None:
             table.append([name, *_diagnosis_cells(record.diagnosis)])
+        elif record.failure is not None:
+            table.append([name, *["-"] * 8])
     return table
 
 
 def count_states(records: Sequence[Record]) -> str:
-    """E.g. ``10`` or ``8 of 10 (1 failed, 1 not finished)``."""
+    """E.g. ``10`` or ``8 of 10 (1 failed, 1 not finished, 1 after a failure)``."""
     states = [record.state for record in records]
     words = {"failed": "failed", "unfinished": "not finished"}
     parts = [f"{states.count(s)} {word}" for s, word in words.items() if s in states]
+    again = sum(record.state == "finished" and record.earlier_failures > 0 for record in records)
+    parts += [f"{again} after a failure"] if again else []
     finished = states.count("finished")
     return f"{finished} of {len(states)} ({', '.join(parts)})" if parts else str(finished)
 
@@ -220,7 +234,7 @@ def _diagnosis_cells(found: dict[str, Any]) -> list[str]:
 
 def _steadiness_cells(ended: Sequence[Record]) -> list[str]:
     """Of runs that ended; one that failed counts as never good."""
-    runs = [record.diagnosis for record in ended if record.diagnosis is not None]
+    runs = [x.diagnosis for x in ended if x.state == "finished" and x.diagnosis is not None]
     firsts, falls = [], []
     for mode in MODES:
         reached = [x for run in runs if (x := run["first"][f"{mode}_{SOLVED:g}"]) is not None]
@@ -232,7 +246,9 @@ def _steadiness_cells(ended: Sequence[Record]) -> list[str]:
 
 
 def _off_policy(runs: Sequence[dict[str, Any]], batches: str) -> str:
-    """E.g. ``92 %, by 3.9 versions``; means over the runs."""
+    """E.g. ``92 %, by 3.9 versions``; means over the runs, ``-`` where all failed."""
+    if not runs:
+        return "-"
     found = [x[batches] for run in runs if (x := run["off_policy"]) and x[batches]]
     if not found:
         return "none"

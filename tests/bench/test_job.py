@@ -13,7 +13,7 @@ from hmasd.bench import files, job, runner
 from hmasd.bench.job import Job
 from hmasd.bench.progress import BenchProgress
 from hmasd.settings import ConfigError
-from tests.bench.made_up import TEXT, finish, make_comparison, write_training
+from tests.bench.made_up import TEXT, fail, finish, make_comparison, write_training
 
 
 @pytest.fixture
@@ -101,6 +101,23 @@ def test_a_failure_is_kept_with_its_last_words(one, monkeypatch):
     }
     one.forget_failure()
     assert one.state == "unfinished"
+    assert files.earlier_failures(one.folder) == 1
+    one.forget_failure()  # control: there is none
+    assert files.earlier_failures(one.folder) == 1
+
+
+def test_a_run_that_failed_is_looked_at_once(one, monkeypatch):
+    """Also where the look itself fails; what training said stays."""
+    fail(one, [0.5])
+    assert one._next_command()[1:] == ("-m", "hmasd.bench.measure", str(one.folder), "--failed")
+    one = Job(one.key, one.config, one.episodes)
+    failure = (one.folder / files.FAILED).read_bytes()
+    assert one.has_more
+    one.start()  # no policy was kept
+    wait(one)
+    assert not one.has_more and one.state == "failed"
+    assert (one.folder / files.FAILED).read_bytes() == failure
+    assert "CheckpointError" in (one.folder / files.LOG).read_text()
 
 
 def test_training_that_ends_well_without_a_result_has_failed(one, monkeypatch):

@@ -106,6 +106,27 @@ def test_a_run_without_evaluations_says_what_it_needs(tmp_path):
         measure.measure(Path(tmp_path), 5)
 
 
+def test_a_run_that_failed_is_diagnosed_and_nothing_is_deleted(trained):
+    """As one that was measured; without an evaluation it has what was logged."""
+    folder, _ = trained
+    before = models(folder)
+    assert measure.main([str(folder), "--failed"]) == 0
+    found = files.read_json(folder / files.DIAGNOSIS)
+    assert models(folder) == before and not (folder / files.ABSOLUTE).exists()
+    measure.measure(folder, 4)
+    assert found == files.read_json(folder / files.DIAGNOSIS)
+    assert found["skills"]["last"]["env_steps"] == 72
+    (files.training_folder(folder) / "evaluations.jsonl").unlink()
+    measure.diagnose_failed(folder)
+    again = files.read_json(folder / files.DIAGNOSIS)
+    assert again == found | {"skills": {"before_success": None, "last": None}}
+
+
+def test_a_run_that_never_began_has_nothing_to_say(tmp_path):
+    with pytest.raises(FileNotFoundError, match="training never began"):
+        measure.diagnose_failed(tmp_path)
+
+
 def test_a_policy_that_is_gone_is_named(trained):
     folder, config = trained
     assert dataclasses.asdict(config)["keep_policies"]

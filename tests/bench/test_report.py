@@ -1,5 +1,7 @@
 """Tables and figures of comparisons that are written by hand."""
 
+import shutil
+
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
@@ -32,9 +34,9 @@ def test_the_report_counts_every_run(report):
         [line for line in text.splitlines() if line.startswith("| bad_one |")][i] for i in (0, -1)
     )
     assert "| 1 of 3 (1 failed, 1 not finished) |" in scores
-    assert improvement.startswith("| bad_one | 1.00 [1.00, 1.00] |")
+    assert improvement.startswith("| bad_one | 3 / 2 | 1.00 [1.00, 1.00] |")
     assert "0.25 [0.00, 0.50]" in text  # the failed run counts as 0
-    assert "| exact/bad_one/1 | failed (1): error: NaN / x |" in text
+    assert "| exact/bad_one/1 failed (1): error: NaN / x | - |" in text
 
 
 def test_the_report_shows_its_figures(report):
@@ -65,6 +67,43 @@ def test_a_report_of_nothing_says_so(tmp_path):
     assert "| good | 0 of 3 (3 not finished) | - | - | - | - |" in text
 
 
+def test_who_has_no_run_on_some_task_is_named(tmp_path):
+    """Where it is the first, nobody else takes its place in the comparison."""
+    tasks = "exact: {env: alice_and_bob}\n  larger: {env: alice_and_bob_12x12_3}"
+    text = TEXT.replace("exact: {env: alice_and_bob}", tasks) + "  third: {gamma: 0.5}\n"
+    spec, jobs = make_comparison(tmp_path, text)
+    for job in jobs:
+        if job.key[:2] != ("larger", "good"):
+            finish(job, [0.5, 1.0], best=1.0)
+    text = write_report(spec, "made_up", jobs, tmp_path / "report").read_text()
+    assert "Not compared, without a run on every task yet: good.\n" in text
+    assert "P(" not in text
+    finish(next(job for job in jobs if job.key[:2] == ("larger", "good")), [0.5, 1.0], best=1.0)
+    text = write_report(spec, "made_up", jobs, tmp_path / "report").read_text()  # control
+    assert "Not compared" not in text and "| bad_one | 3, 3 / 3, 3 |" not in text
+    assert "| bad_one | 3, 1 / 3, 3 |" in text and "P(good > it)" in text
+
+
+def test_what_a_reader_has_to_know_stands_in_the_head(tmp_path):
+    spec, jobs = make_comparison(tmp_path)
+    path = write_report(spec, "made_up", jobs, tmp_path / "report", ["one: clip was 0.3, is 0.2"])
+    assert "\n\n- one: clip was 0.3, is 0.2\n\n## exact" in path.read_text()
+
+
+def test_runs_that_were_taken_up_again_are_counted(tmp_path):
+    _, jobs = make_comparison(tmp_path)
+    good = [job for job in jobs if job.key.algorithm == "good"]
+    for job in good:
+        fail(job, [0.5])
+        job.forget_failure()
+        shutil.rmtree(job.folder / "runs")
+    finish(good[0], [0.5, 1.0], best=1.0)
+    assert [read_record(job).earlier_failures for job in good] == [1, 1, 1]
+    assert tables.count_states([read_record(good[0])]) == "1 of 1 (1 after a failure)"
+    words = "1 of 3 (2 not finished, 1 after a failure)"
+    assert tables.count_states([read_record(job) for job in good]) == words
+
+
 def test_tables_as_markdown_and_latex():
     table = [["a_b", "c"], ["50%", "x & y"], ["P(a > b)", "< 0.001"]]
     assert tables.markdown(table[:2]) == "| a_b | c |\n|---|---|\n| 50% | x & y |\n"
@@ -88,8 +127,10 @@ def test_steadiness_by_hand(tmp_path):
     [row] = table[1:]  # and no row for what has not ended
     assert row[:3] == ["good", "2 of 3 (200)", "0 of 3"]
     assert row[3:] == ["1 of 2 (to 0.30)", "0 of 0", "85%, by 2.0 versions", "none"]
-    records[1] = records[1]._replace(state="failed", diagnosis=None)
+    records[1] = records[1]._replace(state="failed")  # what it reached before does not count
     assert tables.steadiness_table(spec, "exact", records)[1][1] == "1 of 3 (100)"
+    records = [record._replace(state="failed") for record in records[:3]]
+    assert tables.steadiness_table(spec, "exact", records)[1][5] == "-"  # not "none"
 
 
 def test_each_run_by_hand(tmp_path):
@@ -140,10 +181,11 @@ def diagnosis(first, drops, share):
 def test_who_is_better_is_said_only_where_it_is_known():
     low, high = np.linspace(0, 0.2, 10), np.linspace(0.7, 1, 10)
     found, table = tables.improvement_table({"a": [high], "b": [low], "c": [high]})
-    assert [row[3] for row in table[1:]] == ["a", "not known"]
+    assert [row[4] for row in table[1:]] == ["a", "not known"]
+    assert [row[1] for row in table] == ["runs of a / of it", "10 / 10", "10 / 10"]
     assert found["b"].value == 1.0
     _, turned = tables.improvement_table({"b": [low], "a": [high]})
-    assert turned[1][3] == "a"
+    assert turned[1][4] == "a"
 
 
 def test_texts_of_numbers():
