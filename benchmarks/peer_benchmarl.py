@@ -1,4 +1,4 @@
-"""MAPPO of BenchMARL on VMAS's simple_spread: what `benchmarks/compare.py` runs beside ours.
+"""MAPPO of BenchMARL on VMAS's simple_spread: what `compare.py` and `mappo_beside.py` run.
 
     python benchmarks/peer_benchmarl.py --model gru --epochs 15 --rounds 10
 
@@ -24,7 +24,6 @@ EXPERIMENT = {
     "evaluation": False,
     "create_json": False,
     "prefer_continuous_actions": False,
-    "lr": 7e-4,
 }
 
 
@@ -39,6 +38,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--hidden-size", type=int, default=64)
     parser.add_argument("--warm-up", type=int, default=2, help="rounds that are not counted")
     parser.add_argument("--rounds", type=int, default=10, help="rounds that are counted")
+    parser.add_argument("--learning-rate", type=float, default=7e-4)
+    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = str(args.threads)
@@ -53,19 +54,23 @@ from benchmarl.algorithms import MappoConfig
 from benchmarl.environments import VmasTask
 from benchmarl.experiment import Callback, Experiment, ExperimentConfig
 from benchmarl.models import GruConfig, MlpConfig
+from tensordict import TensorDictBase
 
 
 class Watch(Callback):
-    """When each round was collected, and when it was learned from."""
+    """When each round was collected and when it was learned from, and its mean reward."""
 
     def __init__(self) -> None:
         super().__init__()
         self.collected: list[float] = []
         self.trained: list[float] = []
+        self.rewards: list[float] = []  # per step, of all agents
 
-    def on_batch_collected(self, batch: object) -> None:
+    def on_batch_collected(self, batch: TensorDictBase) -> None:
         """The round is there."""
         self.collected.append(time.perf_counter())
+        (rewards,) = (x for key, x in batch["next"].items(True, True) if key[-1:] == ("reward",))
+        self.rewards.append(float(rewards.mean()))
 
     def on_train_end(self, training_td: object, group: str) -> None:
         """All epochs are done (there is one group)."""
@@ -82,6 +87,7 @@ def make_experiment(args: argparse.Namespace, folder: str, watch: Watch) -> Expe
         "on_policy_n_minibatch_iters": args.epochs,
         "on_policy_minibatch_size": frames,
         "max_n_frames": frames * (args.warm_up + args.rounds),
+        "lr": args.learning_rate,
         "save_folder": folder,
     }
     for name, value in settings.items():
@@ -101,7 +107,7 @@ def make_experiment(args: argparse.Namespace, folder: str, watch: Watch) -> Expe
         algorithm_config=MappoConfig.get_from_yaml(),
         model_config=model,
         critic_model_config=model,
-        seed=0,
+        seed=args.seed,
         config=experiment,
         callbacks=[watch],
     )
@@ -134,6 +140,7 @@ def main() -> None:
         "median_steps_per_second": steps / statistics.median(rounds),
         "collect_seconds": (sum(rounds) - sum(updates)) / len(rounds),
         "update_seconds": sum(updates) / len(rounds),
+        "reward_last_tenth": statistics.mean(watch.rewards[-max(1, len(watch.rewards) // 10) :]),
         "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "load": os.getloadavg()[0],
     }

@@ -1,0 +1,161 @@
+"""MAPPO in this project's loop against another system's, on an env of that system: the same return?
+
+    python benchmarks/mappo_beside.py benchmarl --seeds 5 --out mappo_beside_benchmarl
+    python benchmarks/mappo_beside.py jaxmarl --seeds 5 --out mappo_beside_jaxmarl
+
+Both play simple_spread for the same number of steps, with the same width, learning rate, epochs,
+samples per round and entropy bonus; a run's score is the mean return of its training episodes over
+the last tenth of its steps. Needs `.[bench]`.
+
+- BenchMARL: its own program on VMAS's env, whose agents share one reward (`peer_benchmarl.py`).
+- JaxMARL: its algorithm, written again as in `peer_jaxmarl.py`, on its own env; its agents learn
+  from their own rewards each, ours from the team's mean of them, and both are scored by the mean.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from hmasd.bench.statistics import (
+    improvement_p_value,
+    interquartile_mean_interval,
+    probability_of_improvement_interval,
+)
+
+
+class Match(NamedTuple):
+    """What both sides have: sizes of a round, and the flags of either side."""
+
+    program: str  # the other side's
+    num_envs: int
+    episode: int  # steps; every env plays one in a round
+    epochs: int
+    learning_rate: float
+    theirs: dict[str, Any]
+    ours: dict[str, Any]
+
+
+MATCHES = {
+    "benchmarl": Match(
+        "peer_benchmarl.py",
+        num_envs=32,
+        episode=100,
+        epochs=15,
+        learning_rate=7e-4,
+        theirs={"model": "mlp"},
+        ours={
+            "env": "vmas:simple_spread",
+            "env-args": "{continuous: false}",
+            "gae-lambda": 0.9,
+            "low-entropy-coef": 0.0,
+        },
+    ),
+    "jaxmarl": Match(
+        "peer_jaxmarl.py",
+        num_envs=128,
+        episode=25,
+        epochs=5,
+        learning_rate=1e-3,
+        theirs={},
+        ours={"env": "jaxmarl:MPE_simple_spread_v3", "max-grad-norm": 0.5},
+    ),
+}
+
+
+def their_return(match: Match, seed: int, rounds: int, folder: Path, python: str) -> float:
+    """Train the other system in its own interpreter."""
+    flags = match.theirs | {
+        "num-envs": match.num_envs,
+        "steps": match.episode,
+        "epochs": match.epochs,
+        "learning-rate": match.learning_rate,
+        "warm-up": 1,
+        "rounds": rounds - 1,
+        "seed": seed,
+    }
+    printed = _run(python, ROOT / "benchmarks" / match.program, flags, folder)
+    return match.episode * float(json.loads(printed.splitlines()[-1])["reward_last_tenth"])
+
+
+def our_return(match: Match, seed: int, rounds: int, folder: Path) -> float:
+    """Train this project's MAPPO."""
+    batch_size = match.num_envs * match.episode
+    flags = match.ours | {
+        "preset": "mappo",
+        "team-reward": "mean",
+        "num-envs": match.num_envs,
+        "batch-size": batch_size,
+        "episode-length": match.episode,
+        "chunk-length": 25,
+        "discoverer-epochs": match.epochs,
+        "learning-rate": match.learning_rate,
+        "total-steps": rounds * batch_size,
+        "eval-interval": 0,
+        "checkpoint-interval": 0,
+        "seed": seed,
+        "output-dir": folder,
+    }
+    _run(sys.executable, ROOT / "train_sync_enhanced.py", flags, folder)
+    (log,) = folder.glob("runs/*/metrics.jsonl")
+    returns = [json.loads(line)["rollout/return"] for line in log.read_text().splitlines()]
+    return float(np.mean(returns[-max(1, len(returns) // 10) :]))
+
+
+def _run(python: str, script: Path, flags: dict[str, Any], folder: Path) -> str:
+    """What the script prints; its run must succeed."""
+    folder.mkdir(parents=True)
+    words = [str(word) for name, value in flags.items() for word in (f"--{name}", value)]
+    with (folder / "stderr.txt").open("w") as errors:
+        run = subprocess.run(
+            [python, str(script), *words],
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            check=True,
+        )
+    return run.stdout
+
+
+def main() -> None:
+    """Train both, seed after seed, and print each score and what follows from all."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("peer", choices=list(MATCHES))
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=160, help="of 3,200 env steps")
+    parser.add_argument("--peer-python", default=sys.executable, help="where the peer lives")
+    parser.add_argument("--out", type=Path, required=True, help="a new folder for the runs")
+    args = parser.parse_args()
+    match, out = MATCHES[args.peer], args.out
+    ours, theirs = [], []
+    for seed in range(1, args.seeds + 1):
+        ours.append(our_return(match, seed, args.rounds, out / f"hmasd_{seed}"))
+        folder = out / f"{args.peer}_{seed}"
+        theirs.append(their_return(match, seed, args.rounds, folder, args.peer_python))
+        print(f"seed {seed}: hmasd {ours[-1]:.2f}, {args.peer} {theirs[-1]:.2f}", flush=True)
+    _tell(np.array(ours), np.array(theirs), args.peer)
+
+
+def _tell(ours: np.ndarray, theirs: np.ndarray, peer: str) -> None:
+    for name, x in (("hmasd", ours), (peer, theirs)):
+        mean = interquartile_mean_interval([x])
+        print(f"{name:>10}: {mean.value:.2f} [{mean.low:.2f}, {mean.high:.2f}]")
+    better = probability_of_improvement_interval([ours], [theirs])
+    p_value = improvement_p_value([ours], [theirs])
+    print(
+        f"ours is better in {better.value:.0%} [{better.low:.0%}, {better.high:.0%}], "
+        f"p {p_value:.2f}"
+    )
+
+
+if __name__ == "__main__":
+    main()
