@@ -3,13 +3,15 @@
     python benchmarks/mappo_beside.py benchmarl --seeds 5 --out mappo_beside_benchmarl
     python benchmarks/mappo_beside.py jaxmarl --seeds 5 --out mappo_beside_jaxmarl
 
-Both play simple_spread for the same number of steps, with the same width, learning rate, epochs,
-samples per round and entropy bonus; a run's score is the mean return of its training episodes over
-the last tenth of its steps. Needs `.[bench]`.
+Both play simple_spread for the same number of steps in rounds of the same size, with networks of
+the same width; a run's score is the mean return of its training episodes over the last tenth of its
+steps. Needs `.[bench]`.
 
-- BenchMARL: its own program on VMAS's env, whose agents share one reward (`peer_benchmarl.py`).
-- JaxMARL: its algorithm, written again as in `peer_jaxmarl.py`, on its own env; its agents learn
-  from their own rewards each, ours from the team's mean of them, and both are scored by the mean.
+- BenchMARL: its own program on VMAS's env, whose agents share one reward (`peer_benchmarl.py`), by
+  its own step size, minibatches and epochs; both without an entropy bonus and with its lambda.
+- JaxMARL: its algorithm, written again as in `peer_jaxmarl.py`, on its own env, with our step size
+  and epochs. Its agents learn from their own rewards each, ours from the team's mean of them; both
+  are scored by the mean.
 """
 
 from __future__ import annotations
@@ -39,8 +41,6 @@ class Match(NamedTuple):
     program: str  # the other side's
     num_envs: int
     episode: int  # steps; every env plays one in a round
-    epochs: int
-    learning_rate: float
     theirs: dict[str, Any]
     ours: dict[str, Any]
 
@@ -50,12 +50,17 @@ MATCHES = {
         "peer_benchmarl.py",
         num_envs=32,
         episode=100,
-        epochs=15,
-        learning_rate=7e-4,
-        theirs={"model": "mlp"},
+        theirs={
+            "model": "mlp",
+            "epochs": 45,
+            "minibatch-size": 400,
+            "learning-rate": 5e-5,
+        },
         ours={
             "env": "vmas:simple_spread",
             "env-args": "{continuous: false}",
+            "discoverer-epochs": 15,
+            "learning-rate": 7e-4,
             "gae-lambda": 0.9,
             "low-entropy-coef": 0.0,
         },
@@ -64,10 +69,13 @@ MATCHES = {
         "peer_jaxmarl.py",
         num_envs=128,
         episode=25,
-        epochs=5,
-        learning_rate=1e-3,
-        theirs={},
-        ours={"env": "jaxmarl:MPE_simple_spread_v3", "max-grad-norm": 0.5},
+        theirs={"epochs": 5, "learning-rate": 1e-3},
+        ours={
+            "env": "jaxmarl:MPE_simple_spread_v3",
+            "discoverer-epochs": 5,
+            "learning-rate": 1e-3,
+            "max-grad-norm": 0.5,
+        },
     ),
 }
 
@@ -77,8 +85,6 @@ def their_return(match: Match, seed: int, rounds: int, folder: Path, python: str
     flags = match.theirs | {
         "num-envs": match.num_envs,
         "steps": match.episode,
-        "epochs": match.epochs,
-        "learning-rate": match.learning_rate,
         "warm-up": 1,
         "rounds": rounds - 1,
         "seed": seed,
@@ -97,8 +103,6 @@ def our_return(match: Match, seed: int, rounds: int, folder: Path) -> float:
         "batch-size": batch_size,
         "episode-length": match.episode,
         "chunk-length": 25,
-        "discoverer-epochs": match.epochs,
-        "learning-rate": match.learning_rate,
         "total-steps": rounds * batch_size,
         "eval-interval": 0,
         "checkpoint-interval": 0,

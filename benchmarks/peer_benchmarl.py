@@ -2,8 +2,8 @@
 
     python benchmarks/peer_benchmarl.py --model gru --epochs 15 --rounds 10
 
-Its own experiment, algorithm and envs, with the sizes that are compared: one minibatch, discrete
-actions, a centralised critic. Evaluation, loggers and checkpoints are off. Needs `.[bench]`.
+Its own experiment, algorithm and envs, with the sizes that are compared: discrete actions, a
+centralised critic. Evaluation, loggers and checkpoints are off. Needs `.[bench]`.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=100, help="steps per env in a round")
     parser.add_argument("--num-agents", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=15)
+    parser.add_argument("--minibatch-size", type=int, help="frames; the whole round")
     parser.add_argument("--hidden-size", type=int, default=64)
     parser.add_argument("--warm-up", type=int, default=2, help="rounds that are not counted")
     parser.add_argument("--rounds", type=int, default=10, help="rounds that are counted")
@@ -85,7 +86,7 @@ def make_experiment(args: argparse.Namespace, folder: str, watch: Watch) -> Expe
         "on_policy_collected_frames_per_batch": frames,
         "on_policy_n_envs_per_worker": args.num_envs,
         "on_policy_n_minibatch_iters": args.epochs,
-        "on_policy_minibatch_size": frames,
+        "on_policy_minibatch_size": args.minibatch_size or frames,
         "max_n_frames": frames * (args.warm_up + args.rounds),
         "lr": args.learning_rate,
         "save_folder": folder,

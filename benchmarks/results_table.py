@@ -8,7 +8,12 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import sys
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from hmasd.telemetry.jsonl import read_lines
 
 MODES = ("greedy", "stochastic")
 BAR = 0.95  # success that counts as solved
@@ -17,8 +22,11 @@ LAST = 5  # evaluations
 
 def row(folder: Path, after: int) -> list[str]:
     """The cells of one run; `after`: env steps up to which evaluations do not count."""
-    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    evaluations = [x for x in map(json.loads, lines) if "eval/greedy_success" in x]
+    if not (folder / "metrics.jsonl").is_file():
+        raise SystemExit(f"{folder} is no run folder: there is no metrics.jsonl in it")
+    evaluations = [x for x in read_lines(folder / "metrics.jsonl") if "eval/greedy_success" in x]
+    if not evaluations:
+        raise SystemExit(f"{folder} has no evaluation yet: leave it out")
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     cells = [str(config["seed"]), f"{evaluations[-1]['env_steps']:,}"]
     means, lowest, below = [], [], []

@@ -34,7 +34,7 @@ def field_types() -> dict[str, Any]:
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """Words that name the known name most like `name`, or nothing."""
-    found = difflib.get_close_matches(name.replace("-", "_"), list(known), n=1, cutoff=0.5)
+    found = difflib.get_close_matches(str(name).replace("-", "_"), list(known), n=1, cutoff=0.5)
     return f"; did you mean {found[0]!r}?" if found else ""
 
 
@@ -85,6 +85,20 @@ def read_yaml(path: Path) -> dict[str, Entry]:
         return {}
     if not isinstance(node, yaml.MappingNode) or not isinstance(values, dict):
         raise ConfigError(f"{path} must hold lines 'name: value', one per setting")
+    _refuse_doubles(node, path)
+    lines = _lines_of_keys(node, path)
+    return {
+        str(name): Entry(value, f"{path}, line {lines.get(str(name), 1)}")
+        for name, value in values.items()
+    }
+
+
+def _lines_of_keys(node: yaml.MappingNode, path: Path) -> dict[str, int]:
+    """Where each key of a mapping stands.
+
+    Raises:
+        ConfigError: A key is there twice, of which YAML would silently keep the last.
+    """
     lines: dict[str, int] = {}
     for key, _ in node.value:
         line = key.start_mark.line + 1
@@ -94,10 +108,19 @@ def read_yaml(path: Path) -> dict[str, Entry]:
                 f"{lines[key.value]}"
             )
         lines[key.value] = line
-    return {
-        str(name): Entry(value, f"{path}, line {lines.get(str(name), 1)}")
-        for name, value in values.items()
-    }
+    return lines
+
+
+def _refuse_doubles(root: yaml.MappingNode, path: Path) -> None:
+    """The same for mappings inside mappings; an alias leads to what was looked at already."""
+    waiting: list[yaml.Node] = [root]
+    seen: set[int] = set()
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, yaml.MappingNode) and id(node) not in seen:
+            _lines_of_keys(node, path)
+            waiting += [inner for _, inner in node.value]
+        seen.add(id(node))
 
 
 def checked(entries: Mapping[str, Entry]) -> dict[str, Any]:
@@ -113,6 +136,9 @@ def checked(entries: Mapping[str, Entry]) -> dict[str, Any]:
         if name not in known:
             problems.append(f"{place}: there is no setting {name!r}{nearest(name, known)}")
             continue
+        if name == "env_args" and isinstance(value, dict):  # it is text that holds a mapping
+            value = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=10**6)
+            value = value.strip()
         try:
             values[name] = _as_type(value, known[name])
         except TypeError as error:

@@ -37,6 +37,7 @@ POSITIVE = frozenset(
 """Numbers that must be more than 0; all others must be at least 0."""
 FRACTIONS = frozenset({"gamma", "gae_lambda", "winning_step", "losing_entropy"})
 """Numbers that must be at most 1 as well."""
+LARGEST_SEED = 2**31 - 1  # the largest that every env's generator takes, evaluations' included
 OUTPUT_FOLDERS = ("models", "logs", "tf-logs", "runs")
 
 
@@ -178,6 +179,8 @@ def _range_problems(config: Config) -> Iterator[str]:
             least = 0 if name in AT_LEAST_ZERO else 1
             if value < least:
                 yield f"{name} = {value} must be at least {least}"
+            elif name == "seed" and value > LARGEST_SEED:
+                yield f"{name} = {value} must be at most {LARGEST_SEED}"
         elif kind is float:
             if not math.isfinite(value):
                 yield f"{name} = {value} must be a finite number"

@@ -350,3 +350,11 @@ def test_steadiness_counts_what_comes_after(tmp_path):
     ]
     with pytest.raises(SystemExit, match="no evaluation after 400 env steps"):
         results_table.row(tmp_path, 400)
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"env_steps": 500, "eval/gre')  # it is being written, or was killed
+    assert results_table.row(tmp_path, 100)[1] == "400"
+    (tmp_path / "metrics.jsonl").write_text('{"env_steps": 100}\n')
+    with pytest.raises(SystemExit, match="no evaluation yet"):
+        results_table.row(tmp_path, 0)
+    with pytest.raises(SystemExit, match="no run folder"):
+        results_table.row(tmp_path / "none", 0)

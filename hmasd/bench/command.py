@@ -28,6 +28,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hmasd.bench import files
+from hmasd.bench.job import Job
 from hmasd.bench.report import write_report
 from hmasd.bench.runner import available_cores, make_jobs, run_jobs
 from hmasd.bench.spec import read_spec
@@ -43,8 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="hmasd bench",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="Exit codes: 0 all runs finished; 1 some failed or are missing; 2 bad input, "
-        "nothing was run; 130 stopped by SIGINT, 143 by SIGTERM.",
+        epilog="Exit codes: 0 all runs finished; 1 some failed or are missing; 2 bad input; "
+        "130 stopped by SIGINT, 143 by SIGTERM.",
     )
     parser.add_argument("file", type=Path, metavar="FILE.yaml", help="what to compare")
     parser.add_argument("--out", type=Path, help="folder of the runs and the report; bench/NAME")
@@ -59,6 +60,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _bench(options)
     except ConfigError as error:
         print("error: " + str(error).replace("\n", "\nerror: "), file=sys.stderr)
+        return EXIT_BAD_INPUT
+    except OSError as error:
+        print(f"error: {error}: choose another --out, or free the disk", file=sys.stderr)
         return EXIT_BAD_INPUT
 
 
@@ -77,5 +81,19 @@ def _bench(options: argparse.Namespace) -> int:
         code = run_jobs(jobs, at_a_time, options.retry)
     path = write_report(spec, name, jobs, out / files.REPORT)
     print(f"report: {path}")
+    for job in jobs:
+        if job.state == "failed":
+            _tell_failure(job)
     finished = all(job.state == "finished" for job in jobs)
     return code or (0 if finished else EXIT_FAILED)
+
+
+def _tell_failure(job: Job) -> None:
+    """What a run failed of, and the two ways to go on."""
+    failure = files.read_json(job.folder / files.FAILED)
+    print(
+        f"failed: {job.key.task}/{job.key.algorithm}/{job.key.seed}: {failure['last_words']} "
+        f"(all in {job.folder / files.LOG}); --retry goes on from its last checkpoint, without "
+        "its folder it begins anew",
+        file=sys.stderr,
+    )

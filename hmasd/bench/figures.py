@@ -110,10 +110,11 @@ def draw_intervals(
     return figure
 
 
-def draw_distances(runs: Sequence[tuple[bool, Sequence[tuple[float, float]]]]) -> Figure:
+def draw_distances(task: str, runs: Sequence[tuple[bool, Sequence[tuple[float, float]]]]) -> Figure:
     """Discriminator accuracy against how far skills are apart, one dot per skill of a run.
 
     Args:
+        task: Name of the task, for the title.
         runs: Per run whether training reached 0.95, and (distance to the nearest other skill's end,
             accuracy of q_d there) of each skill.
     """
@@ -127,11 +128,11 @@ def draw_distances(runs: Sequence[tuple[bool, Sequence[tuple[float, float]]]]) -
             dots = [dot for is_solved, skills in runs if is_solved == solved for dot in skills]
             if dots:
                 axis.plot(*zip(*dots, strict=True), "o", color=colour, alpha=0.5, label=label)
-        axis.set_title("How far a skill leads from the others, and how well it is recognised")
+        axis.set_title(f"{task}: how far skills lead from others, how well they are recognised")
         axis.set_xlabel("distance of its mean end to the nearest other skill's")
         axis.set_ylabel("accuracy of the individual discriminator")
         _share_axis(axis)
-        axis.legend(title="run", loc="lower right")
+        figure.legend(title="run", loc="outside right center")
     return figure
 
 

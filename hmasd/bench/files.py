@@ -17,6 +17,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from hmasd.settings import ConfigError
+
 RUNS = "runs"
 REPORT = "report"
 SETTINGS = "settings.json"
@@ -39,8 +41,19 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """The content of a file of `write_json`; None if it does not exist."""
-    return json.loads(path.read_text("utf-8")) if path.is_file() else None
+    """The content of a file of `write_json`; None if it does not exist.
+
+    Raises:
+        ConfigError: It is damaged.
+    """
+    if not path.is_file():
+        return None
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise ConfigError(
+            f"{path} is damaged ({error}): delete the folder {path.parent} to run it again"
+        ) from error
 
 
 def earlier_failures(folder: Path) -> int:

@@ -26,6 +26,7 @@ from hmasd.config import Config
 from hmasd.processes import die_with
 from hmasd.settings import ConfigError
 from hmasd.telemetry.jsonl import last_line
+from hmasd.telemetry.run_folder import CONFIG_FILE
 from hmasd.telemetry.writers import METRICS_FILE
 from hmasd.training.evaluation import MODES
 
@@ -98,7 +99,7 @@ class Job:
 
     def changed_settings(self) -> dict[str, tuple[Any, Any]]:
         """Names of the settings that differ, to those of the folder and those asked for now."""
-        old, new = files.read_json(self.folder / files.SETTINGS), self._settings()
+        old, new = self._begun_with(), self._settings()
         if old is None:
             return {}
         names = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
@@ -178,6 +179,16 @@ class Job:
         del settings["output_dir"]
         return settings
 
+    def _begun_with(self) -> dict[str, Any] | None:
+        """Settings of the run in the folder, by training's own record where ours is gone."""
+        old = files.read_json(self.folder / files.SETTINGS)
+        training = files.training_folder(self.folder)
+        if old is not None or training is None:
+            return old
+        record: dict[str, Any] = files.read_json(training / CONFIG_FILE) or {}
+        record = {name: value for name, value in record.items() if name != "output_dir"}
+        return record | {"model_path": None} if record else None
+
     def _lock(self) -> TextIO:
         """The open lock file; its lock lasts until every process that inherits it is gone."""
         file = (self.folder / files.LOCK).open("w")
@@ -224,13 +235,16 @@ class Job:
             checkpoint.load(paths[-1])
         except checkpoint.CheckpointError as error:
             raise ConfigError(
-                f"{self.folder} was begun, but its checkpoints cannot be read: {error}; go on with "
-                "the version that wrote them, or delete the folder to begin anew"
+                f"{self.folder} was begun, but its checkpoints cannot be read: {error.__cause__}; "
+                "go on with the version that wrote them, or delete the folder to begin anew"
             ) from error
 
     def _write_failure(self, code: int) -> None:
         text = (self.folder / files.LOG).read_text("utf-8", errors="replace").strip()
         last = text.splitlines()[-1] if text else "nothing was printed"
+        if code < 0:
+            name = signal.Signals(-code).name
+            last = f"killed by {name}{', out of memory?' * (name == 'SIGKILL')}; before: {last}"
         files.write_json(self.folder / files.FAILED, {"exit_code": code, "last_words": last})
 
 

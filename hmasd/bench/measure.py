@@ -60,12 +60,13 @@ def measure(folder: Path, episodes: int) -> None:
 
     Raises:
         FileNotFoundError: Training wrote no evaluation, or kept no policy of it.
-        CheckpointError: A policy cannot be read.
+        CheckpointError: A policy or the final checkpoint cannot be read.
     """
     training = files.training_folder(folder)
     if training is None or not (training / EVALUATIONS_FILE).is_file():
         raise FileNotFoundError(f"{folder} holds no evaluations: train with eval_interval above 0")
     best = best_evaluation(read_lines(training / EVALUATIONS_FILE))
+    checkpoint.load(checkpoint.checkpoint_path(folder / "models", None))  # it stays: is it whole?
     config, networks = load_policy(checkpoint.policy_path(folder / "models", best))
     num_skills = config.num_team_skills, networks.coordinator.num_agent_skills
     kept = _diagnose(folder, training, num_skills)

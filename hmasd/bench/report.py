@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -16,6 +16,7 @@ from hmasd.bench.results import (
     episode_rows,
     evaluation_steps,
     marl_eval,
+    missing_pieces,
     read_record,
     scores,
     write_rows,
@@ -43,6 +44,7 @@ def write_report(
     found = scores(spec, records)
     write_rows(folder / "episodes.jsonl", episode_rows(records))
     files.write_json(folder / "marl_eval.json", marl_eval(name, spec, records))
+    notes = [*notes, *_warnings(spec, records)]
     parts = [_head(spec, name, records), *(f"- {note}" for note in notes)]
     parts += [""] if notes else []
     latex = []
@@ -81,6 +83,24 @@ def _head(spec: Spec, name: str, records: Sequence[Record]) -> str:
         "Solved: greedy and stochastic play of the best (at the end: the last) policy both reach "
         f"a success of {spec.solved:g}.\n"
     )
+
+
+def _warnings(spec: Spec, records: Sequence[Record]) -> Iterator[str]:
+    """What makes some numbers mean less than they seem to."""
+    for record in records:
+        pieces = missing_pieces(spec, record)
+        if pieces is not None:
+            yield (
+                f"**{'/'.join(map(str, record.key))} is damaged**: {pieces}; what is missing "
+                "counts as not won. Without its folder it is run again"
+            )
+    for task in spec.tasks:
+        rows = [row for record in records if record.key.task == task for row in record.rows]
+        if spec.metric == "success" and rows and not any(row["success"] for row in rows):
+            yield (
+                f"**No episode on {task} succeeded**: if its env does not tell success, compare by "
+                "`metric: return`"
+            )
 
 
 def _commits(records: Sequence[Record]) -> str:
@@ -144,7 +164,7 @@ def _diagnosis(jobs: Sequence[Job], records: Sequence[Record], folder: Path) -> 
     if len(table) == 1:
         return []
     parts = ["## Why runs learn or not\n", tables.markdown(table)]
-    dots = []
+    dots: dict[str, list[tuple[bool, list[tuple[float, float]]]]] = {}  # by task
     for job, record in zip(jobs, records, strict=True):
         config = job.config
         is_trained = config.low_level == "discoverer" and config.individual_coef > 0
@@ -153,9 +173,12 @@ def _diagnosis(jobs: Sequence[Job], records: Sequence[Record], folder: Path) -> 
         if record.diagnosis is not None and look is not None and is_trained:
             learned = record.diagnosis["first"]["training_0.95"] is not None
             pairs = [(x["nearest"], x["accuracy"]) for x in look["pairs"]]
-            dots.append((learned, [pair for pair in pairs if pair[0] is not None]))
-    if any(skills for _, skills in dots):
-        parts.append(_save(folder, "distances", figures.draw_distances(dots)))
+            known = [pair for pair in pairs if pair[0] is not None]
+            dots.setdefault(job.key.task, []).append((learned, known))
+    for task, runs in dots.items():
+        if any(skills for _, skills in runs):
+            drawn = figures.draw_distances(task, runs)
+            parts.append(_save(folder, f"distances_{task}", drawn))
     return parts
 
 

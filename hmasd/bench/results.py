@@ -168,7 +168,10 @@ def _due(spec: Spec, steps: np.ndarray) -> np.ndarray:
 
 
 def _limits(spec: Spec, records: Sequence[Record]) -> tuple[float, float]:
-    """Which values of the metric are 0 and 1: success is as it is, returns go by the task's."""
+    """Which values of the metric are 0 and 1: success is as it is, returns go by the task's.
+
+    Where all returns are the same they are all 1, above those of runs that failed.
+    """
     if spec.metric == "success":
         return 0.0, 1.0
     values = [
@@ -180,12 +183,13 @@ def _limits(spec: Spec, records: Sequence[Record]) -> tuple[float, float]:
             *([absolute_mean(record, mode, "return")] if record.state == "finished" else []),
         )
     ]
-    return (min(values), max(values)) if values else (0.0, 1.0)
+    low, high = (min(values), max(values)) if values else (0.0, 1.0)
+    return (low, high) if low < high else (high - 1.0, high)
 
 
 def _scores(spec: Spec, runs: Sequence[Record], low: float, high: float) -> Scores:
     """Scores of one pair's runs, scaled so that `low` is 0 and `high` is 1."""
-    span = high - low or 1.0
+    span = high - low
     number = len(evaluation_steps(spec, runs[0].key.task))
     curves, absolute = {}, {}
     for mode in MODES:
@@ -210,8 +214,20 @@ def _scores(spec: Spec, runs: Sequence[Record], low: float, high: float) -> Scor
     )
 
 
+def missing_pieces(spec: Spec, record: Record) -> str | None:
+    """What a finished run's folder should hold and does not; None: nothing, or it is unfinished."""
+    if record.state != "finished":
+        return None
+    due = len(evaluation_steps(spec, record.key.task)) * len(MODES) * spec.eval_episodes
+    found = sum(row["phase"] != BEST for row in record.rows)
+    words = [f"{found} of {due} evaluation episodes"] if found != due else []
+    words += ["no diagnosis"] if record.diagnosis is None else []
+    return " and ".join(words) or None
+
+
 def _last_mean(record: Record, mode: str, measure: str) -> float:
-    return float(points(record, mode, measure)[1][-1])
+    means = points(record, mode, measure)[1]
+    return float(means[-1]) if len(means) else 0.0
 
 
 def _is_solved(record: Record, bar: float, mean: Any) -> bool:

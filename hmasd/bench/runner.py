@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from hmasd.bench import files
 from hmasd.bench.job import Job
 from hmasd.bench.progress import BenchProgress
 from hmasd.bench.spec import Spec, config_of, run_keys
+from hmasd.settings import ConfigError
 from hmasd.training.signals import StopRequest
 
 POLL = 0.1  # seconds
@@ -47,39 +49,49 @@ def make_jobs(spec: Spec, out: Path) -> list[Job]:
 def run_jobs(jobs: Sequence[Job], at_a_time: int, retry: bool = False) -> int:
     """Run what is not finished; returns 0, or the exit code of the signal that stopped it.
 
+    A run that cannot be started (another process works in its folder, its checkpoints cannot be
+    read) is left as it is, and told of at the end.
+
     Args:
         jobs: Runs; finished ones are kept as they are.
         at_a_time: Processes that work side by side.
         retry: Also go on with runs that failed.
-
-    Raises:
-        ConfigError: Another process works in one of the folders.
     """
     if retry:
         for job in jobs:
             job.forget_failure()
     waiting = [job for job in jobs if job.state == "unfinished"]
     working: list[Job] = []
+    refused: list[str] = []
     with StopRequest() as stop, BenchProgress(jobs) as progress:
         try:
             while (waiting or working) and not stop.signal:
                 while waiting and len(working) < at_a_time:
-                    waiting[0].start()
-                    working.append(waiting.pop(0))
-                working = [job for job in working if not job.poll() or _goes_on(job)]
+                    job = waiting.pop(0)
+                    working += [job] if _starts(job, refused) else []
+                working = [job for job in working if not job.poll() or _goes_on(job, refused)]
                 progress.update(working)
                 time.sleep(POLL)
         finally:
             _stop_all(working)
+    for words in refused:
+        print(f"error: {words}", file=sys.stderr)
     return stop.exit_code
 
 
-def _goes_on(job: Job) -> bool:
-    """Start the next step of a run whose process is over, if there is one."""
-    if job.was_stopped or not job.has_more:
+def _starts(job: Job, refused: list[str]) -> bool:
+    """Start the next step of a run; why it cannot be started is added to `refused`."""
+    try:
+        job.start()
+    except ConfigError as error:
+        refused.append(str(error))
         return False
-    job.start()
     return True
+
+
+def _goes_on(job: Job, refused: list[str]) -> bool:
+    """Start the next step of a run whose process is over, if there is one."""
+    return not job.was_stopped and job.has_more and _starts(job, refused)
 
 
 def _stop_all(working: Sequence[Job]) -> None:

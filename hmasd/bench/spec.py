@@ -16,7 +16,7 @@ from hmasd.batch_schedule import planned_rounds
 from hmasd.config import Config
 from hmasd.presets import PRESETS
 from hmasd.settings import ConfigError, Entry, checked, nearest, read_yaml
-from hmasd.validation import validate
+from hmasd.validation import LARGEST_SEED, validate
 
 Metric = Literal["success", "return"]
 MIN_EPISODES = 32
@@ -34,7 +34,7 @@ _OWN = frozenset(
 _GAME = ("env", "env_args", "team_reward", "episode_length")  # what a task is
 FAIR = frozenset({"total_steps", *SHARED, *_GAME})
 """Settings in which runs that are compared must agree."""
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,7 +144,8 @@ def _value(name: str, entry: Entry) -> Any:
         return value
     kinds = (int, float) if name == "solved" else (int,)
     if isinstance(value, bool) or not isinstance(value, kinds):
-        raise ConfigError(f"{place}: {name} = {value!r}: expected a number")
+        wanted = "a number" if name == "solved" else "a whole number, written in digits"
+        raise ConfigError(f"{place}: {name} = {value!r}: expected {wanted}")
     return value
 
 
@@ -155,15 +156,25 @@ def _mapping(name: str, value: Any, place: str) -> dict[str, dict[str, Any]]:
     for key, settings in value.items():
         if not isinstance(settings, dict | None):
             raise ConfigError(f"{place}: {one} {key!r} must hold settings, not {settings!r}")
-    return {str(key): dict(settings or {}) for key, settings in value.items()}
+        for word in (key, *(settings or {})):
+            if not isinstance(word, str):
+                raise ConfigError(
+                    f"{place}: {one} {key!r}: YAML reads the name {word!r} as no text: put it in "
+                    "quotes as it is written"
+                )
+    return {key: dict(settings or {}) for key, settings in value.items()}
 
 
 def _seeds(value: Any, place: str) -> tuple[int, ...]:
     seeds = list(range(1, value + 1)) if type(value) is int else value
     if not isinstance(seeds, list) or not seeds or any(type(x) is not int for x in seeds):
-        raise ConfigError(f"{place}: seeds = {value!r}: expected a number or a list of numbers")
-    if min(seeds) < 0:
-        raise ConfigError(f"{place}: seeds = {value!r}: a seed must be at least 0")
+        raise ConfigError(
+            f"{place}: seeds = {value!r}: expected a number of at least 1 or a list of numbers"
+        )
+    if min(seeds) < 0 or max(seeds) > LARGEST_SEED:
+        raise ConfigError(
+            f"{place}: seeds = {value!r}: a seed must be at least 0 and at most {LARGEST_SEED}"
+        )
     if len(set(seeds)) < len(seeds):
         raise ConfigError(f"{place}: seeds = {value!r}: a seed twice is one run, not two")
     return tuple(seeds)
@@ -189,10 +200,13 @@ def _number_problems(spec: Spec) -> list[str]:
         return problems
     for task in spec.tasks:
         steps = budget(spec, task)
-        if steps < 1 or steps % spec.eval_interval:
+        if steps < 1:
+            problems.append(f"task {task}: {steps} env steps must be at least 1")
+        elif steps % spec.eval_interval:
             problems.append(
                 f"task {task}: {steps} env steps are no multiple of eval_interval "
-                f"{spec.eval_interval}: the last evaluation must be the end of training"
+                f"{spec.eval_interval}: the last evaluation must be the end of training; choose an "
+                "interval that divides them"
             )
     return problems
 
@@ -204,7 +218,8 @@ def _name_problems(spec: Spec) -> list[str]:
         for name, settings in group.items():
             if not _NAME.fullmatch(name):
                 problems.append(
-                    f"{kind} {name!r}: a name is letters, digits, '.', '-' and '_': it is a folder"
+                    f"{kind} {name!r}: a name is at most 100 letters, digits, '.', '-' and '_': it "
+                    "is a folder"
                 )
             allowed = {"preset"} if kind == "algorithm" else {"total_steps"}
             problems += _setting_problems(f"{kind} {name}", settings, allowed)
@@ -229,6 +244,8 @@ def _setting_problems(where: str, settings: Mapping[str, Any], allowed: set[str]
                 "an unequal budget, and no comparison; set env_steps for all, or total_steps of "
                 "a task"
             )
+        elif name == "preset":
+            problems.append(f"{where} sets preset: that makes an algorithm; set it in one")
         elif name in SHARED:
             problems.append(f"{where} sets {name}: all runs share it; set {SHARED[name]} on top")
         elif name in _OWN:
@@ -294,7 +311,9 @@ def _budget_problems(spec: Spec, task: str) -> list[str]:
 
 def _presets(settings: Mapping[str, Any]) -> list[str]:
     """Names of an algorithm's presets, each of which counts more than those before it."""
-    return str(settings["preset"]).split(",") if "preset" in settings else []
+    given = settings.get("preset", [])
+    names = given if isinstance(given, list) else str(given).split(",")
+    return [str(name).strip() for name in names]
 
 
 def _merged(spec: Spec, task: str, algorithm: str) -> Config:

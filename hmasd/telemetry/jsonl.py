@@ -20,12 +20,12 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def last_line(path: Path) -> dict[str, Any] | None:
-    """The last whole object of a JSONL file, without reading all of it; None if there is none."""
+    """The last good object at the end of a JSONL file, without reading all; None: there is none."""
     with Path(path).open("rb") as file:
         file.seek(max(0, path.stat().st_size - LAST_BYTES))
         whole, _, _ = file.read().rpartition(b"\n")
-    line = whole.rpartition(b"\n")[2]
-    return json.loads(line) if line else None
+    rows = (_row(line) for line in reversed(whole.split(b"\n")))
+    return next((row for row in rows if row is not None), None)
 
 
 def is_never_stale(row: Mapping[str, Any]) -> bool:
@@ -95,12 +95,17 @@ def _good_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     for number, raw in enumerate(lines, start=1):
         if not raw:
             continue
-        try:
-            line = raw.decode("utf-8")
-            row = json.loads(line)
-        except ValueError:
-            row = None
-        if isinstance(row, dict):
-            yield line, row
+        row = _row(raw)
+        if row is not None:
+            yield raw.decode("utf-8"), row
         elif number < len(lines):  # a crash leaves only its last line unfinished
             LOGGER.warning("%s line %d is damaged and left out", path, number)
+
+
+def _row(line: bytes) -> dict[str, Any] | None:
+    """The object of a line; None if it is damaged."""
+    try:
+        row = json.loads(line.decode("utf-8"))
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) else None

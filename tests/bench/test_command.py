@@ -1,6 +1,7 @@
 """`hmasd bench` as a user runs it: killed in the middle, resumed, and its errors."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import pytest
 
 from hmasd.bench import command, files
 from hmasd.telemetry.jsonl import read_lines
-from tests.bench.made_up import TEXT, finish, make_comparison
+from tests.bench.made_up import TEXT, fail, finish, make_comparison
 
 ROOT = Path(__file__).parents[2]
 TOY = ROOT / "benchmarks" / "toy.yaml"
@@ -75,9 +76,19 @@ def test_a_report_of_what_there_is(tmp_path, capsys):
     path, out = tmp_path / "made_up.yaml", tmp_path / "out"
     assert command.main([str(path), "--out", str(out), "--report-only"]) == 1  # runs are missing
     assert str(out / "report" / "report.md") in capsys.readouterr().out
-    for job in jobs:
+    fail(jobs[0], [0.5])
+    for job in jobs[1:]:
         finish(job, [0.5, 1.0], best=1.0)
+    assert command.main([str(path), "--out", str(out), "--report-only"]) == 1
+    told = capsys.readouterr().err
+    assert "failed: exact/good/1: error: NaN | x (all in" in told and "--retry goes on" in told
+    (jobs[0].folder / files.FAILED).unlink()
+    shutil.rmtree(jobs[0].folder / "runs")
+    finish(jobs[0], [0.5, 1.0], best=1.0)
     assert command.main([str(path), "--out", str(out), "--report-only"]) == 0
+    (tmp_path / "file").touch()
+    assert command.main([str(path), "--out", str(tmp_path / "file"), "--report-only"]) == 2
+    assert "choose another --out" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

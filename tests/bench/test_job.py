@@ -1,5 +1,6 @@
 """One run as processes: what is next, what a failure leaves, and who may work in a folder."""
 
+import dataclasses
 import shutil
 import signal
 import subprocess
@@ -90,6 +91,22 @@ def test_other_settings_in_the_same_folder_are_refused(one, tmp_path):
         make_comparison(tmp_path, TEXT.replace("good: {}", "good: {gamma: 0.5}"))
 
 
+def test_training_s_own_record_tells_where_ours_is_gone(one, tmp_path):
+    write_training(one, [0.5])
+    record = dataclasses.asdict(one.config)
+    files.write_json(files.training_folder(one.folder) / "config.json", record)
+    one.check_settings()
+    with pytest.raises(ConfigError, match=r"gamma: 0\.99 -> 0\.5"):
+        make_comparison(tmp_path, TEXT.replace("good: {}", "good: {gamma: 0.5}"))
+
+
+def test_a_damaged_file_is_named_with_what_to_do(one, tmp_path):
+    one.folder.mkdir(parents=True)
+    (one.folder / files.SETTINGS).write_text('{"gamma": 0.')
+    with pytest.raises(ConfigError, match=r"settings\.json is damaged .*delete the folder"):
+        make_comparison(tmp_path)
+
+
 def test_a_failure_is_kept_with_its_last_words(one, monkeypatch):
     play(monkeypatch, "print('before'); print('error: NaN'); raise SystemExit(3)")
     one.start()
@@ -139,7 +156,9 @@ def test_a_killed_training_has_failed(one, monkeypatch):
     play(monkeypatch, "import os; os.kill(os.getpid(), 9)")
     one.start()
     wait(one)
-    assert files.read_json(one.folder / files.FAILED)["exit_code"] == -signal.SIGKILL
+    failure = files.read_json(one.folder / files.FAILED)
+    assert failure["exit_code"] == -signal.SIGKILL
+    assert failure["last_words"] == "killed by SIGKILL, out of memory?; before: nothing was printed"
 
 
 def test_two_processes_never_work_in_one_folder(one, tmp_path, monkeypatch):
@@ -217,6 +236,24 @@ def test_all_runs_are_worked_through_and_failures_stay(worked):
     assert runner.run_jobs(jobs, 2) == 0  # again: nothing is left to do
     assert len(order.read_text()) == 10
     assert jobs[3].state == "failed"
+
+
+def test_a_run_that_cannot_be_started_does_not_keep_the_others(tmp_path, monkeypatch, capsys):
+    """Another process works in its folder, or its checkpoints are of another version."""
+    monkeypatch.setattr(
+        Job, "_next_command", lambda self: (sys.executable, "-c", WORK, str(self.folder))
+    )
+    monkeypatch.setattr(job, "LOCK_PATIENCE", 0.1)
+    jobs = make_comparison(tmp_path)[1]
+    jobs[0].folder.mkdir(parents=True)
+    with jobs[0]._lock():
+        assert runner.run_jobs(jobs, 2) == 0
+    states = [one.state for one in jobs]
+    assert states == ["unfinished", "finished", "finished", "failed", "finished", "finished"]
+    error = capsys.readouterr().err
+    assert (
+        error == f"error: another process works in {jobs[0].folder}: wait for it or stop it first\n"
+    )
 
 
 def test_retry_takes_up_failed_runs_only(worked, monkeypatch):

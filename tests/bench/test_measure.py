@@ -127,6 +127,15 @@ def test_a_run_that_never_began_has_nothing_to_say(tmp_path):
         measure.diagnose_failed(tmp_path)
 
 
+def test_a_final_checkpoint_that_is_damaged_is_no_result(trained):
+    folder, _ = trained
+    path = checkpoint.checkpoint_path(folder / "models", None)
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(checkpoint.CheckpointError, match="final"):
+        measure.measure(folder, 5)
+    assert not (folder / files.ABSOLUTE).exists()
+
+
 def test_a_policy_that_is_gone_is_named(trained):
     folder, config = trained
     assert dataclasses.asdict(config)["keep_policies"]

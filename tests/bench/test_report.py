@@ -90,6 +90,37 @@ def test_what_a_reader_has_to_know_stands_in_the_head(tmp_path):
     assert "\n\n- one: clip was 0.3, is 0.2\n\n## exact" in path.read_text()
 
 
+def test_what_is_missing_of_a_finished_run_is_said(tmp_path):
+    """Half an evaluation, and a diagnosis; the report is made all the same."""
+    spec, jobs = make_comparison(tmp_path)
+    good = [job for job in jobs if job.key.algorithm == "good"]
+    for job in good:
+        finish(job, [0.5, 1.0], best=1.0)
+        files.write_json(job.folder / files.DIAGNOSIS, known())
+    evaluations = files.training_folder(good[1].folder) / "evaluations.jsonl"
+    lines = evaluations.read_text().splitlines(keepends=True)
+    evaluations.write_text("".join(lines[:96]))
+    (good[2].folder / files.DIAGNOSIS).unlink()
+    text = write_report(spec, "made_up", jobs, tmp_path / "report").read_text()
+    assert "- **exact/good/2 is damaged**: 96 of 128 evaluation episodes; what" in text
+    assert "- **exact/good/3 is damaged**: no diagnosis; what" in text
+    assert "good/1 is damaged" not in text
+    assert "| good/2 |" not in text and "| good/1 |" in text  # ways of playing not comparable
+
+
+def test_a_task_on_which_nothing_ever_succeeded_is_named(tmp_path):
+    """It may be an env that does not tell; by return that is no matter."""
+    for metric, expected in (("success", True), ("return", False)):
+        spec, jobs = make_comparison(tmp_path / metric, TEXT + f"metric: {metric}\n")
+        finish(jobs[0], [0.0, 0.0], best=0.0)
+        text = write_report(spec, "made_up", jobs, tmp_path / "report").read_text()
+        assert ("**No episode on exact succeeded**" in text) == expected
+    finish(jobs[1], [0.0, 0.5], best=0.0)
+    spec, jobs = make_comparison(tmp_path / "return")
+    text = write_report(spec, "made_up", jobs, tmp_path / "report").read_text()
+    assert "**No episode" not in text  # control: one run won some
+
+
 def test_runs_that_were_taken_up_again_are_counted(tmp_path):
     _, jobs = make_comparison(tmp_path)
     good = [job for job in jobs if job.key.algorithm == "good"]
@@ -153,20 +184,25 @@ def test_only_skills_that_a_discriminator_knows_are_drawn(tmp_path, monkeypatch)
     changes = "bad_one: {preset: mat}\n  other: {preset: no_intrinsic}"
     spec, jobs = make_comparison(tmp_path, TEXT.replace("bad_one: {gamma: 0.9}", changes))
     look = {"separation": 0.5, "items": None, "pairs": [{"nearest": 1.0, "accuracy": 0.5}]}
-    known = diagnosis(None, [], None)
-    known["first"] |= {"reward": None, "training_0.5": None, "training_0.95": None}
-    known["skills"] = {"before_success": None, "last": look}
-    known["before_first_reward"] = {
+    for job in jobs:
+        finish(job, [0.5], best=0.5)
+        files.write_json(job.folder / files.DIAGNOSIS, known(look))
+    drawn = []
+    monkeypatch.setattr(figures, "draw_distances", lambda *dots: drawn.append(dots) or Figure())
+    write_report(spec, "made_up", jobs, tmp_path / "report")
+    assert drawn == [("exact", [(False, [(1.0, 0.5)])] * 3)]  # the default's three seeds
+
+
+def known(look=None):
+    """All that the tables need of a run that learned nothing."""
+    found = diagnosis(None, [], None)
+    found["first"] |= {"reward": None, "training_0.5": None, "training_0.95": None}
+    found["skills"] = {"before_success": None, "last": look}
+    found["before_first_reward"] = {
         "coordinator_entropy": {"team": None, "agent": None},
         "discriminators": {"individual": None},
     }
-    for job in jobs:
-        finish(job, [0.5], best=0.5)
-        files.write_json(job.folder / files.DIAGNOSIS, known)
-    drawn = []
-    monkeypatch.setattr(figures, "draw_distances", lambda dots: drawn.append(dots) or Figure())
-    write_report(spec, "made_up", jobs, tmp_path / "report")
-    assert drawn == [[(False, [(1.0, 0.5)])] * 3]  # the default's three seeds
+    return found
 
 
 def diagnosis(first, drops, share):
@@ -222,6 +258,7 @@ def test_an_interval_is_drawn_where_it_is():
 
 
 def test_skills_of_runs_that_failed_have_their_own_colour():
-    axis = figures.draw_distances([(True, [(1.0, 0.5), (2.0, 0.9)]), (False, [(0.5, 0.2)])]).axes[0]
+    runs = [(True, [(1.0, 0.5), (2.0, 0.9)]), (False, [(0.5, 0.2)])]
+    axis = figures.draw_distances("exact", runs).axes[0]
     assert [list(line.get_xdata()) for line in axis.lines] == [[1.0, 2.0], [0.5]]
     assert axis.lines[0].get_color() != axis.lines[1].get_color()

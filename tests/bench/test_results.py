@@ -69,6 +69,15 @@ def test_returns_are_scaled_within_the_task(tmp_path):
     assert found["bad_one"].overall.tolist() == [0.0]
 
 
+def test_runs_that_all_return_the_same_are_above_those_that_failed(tmp_path):
+    spec, jobs = make_comparison(tmp_path, TEXT + "metric: return\n")
+    finish(jobs[0], [0.5, 0.5], best=0.5)
+    fail(jobs[1], [])
+    found = scores(spec, [read_record(job) for job in jobs[:2]])["exact"]
+    assert found["good"].overall.tolist() == [1.0] and found["bad_one"].overall.tolist() == [0.0]
+    assert found["good"].curves["greedy"].tolist() == [[1.0, 1.0]]
+
+
 def test_every_episode_is_a_row(comparison, tmp_path):
     _, records = comparison
     path = tmp_path / "rows.jsonl"

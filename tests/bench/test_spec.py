@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+import yaml
 
 from hmasd.bench.spec import RunKey, budget, config_of, read_spec, run_keys
 from hmasd.config import Config
@@ -102,8 +103,17 @@ def test_the_files_of_the_project_are_good(path, any_device):
         ("env_steps: 200000", "env_steps: 210000", "210000 env steps are no multiple"),
         ("eval_interval: 50000", "eval_interval: 2000", "a round is 3200 env steps, more than"),
         ("seeds: 2", "seeds: [1, 1]", "a seed twice"),
-        ("seeds: 2", "seeds: 0", "expected a number or a list"),
+        ("seeds: 2", "seeds: 0", "expected a number of at least 1 or a list"),
         ("seeds: 2", "seeds: [1, -1]", "a seed must be at least 0"),
+        ("seeds: 2", "seeds: [1, 2147483648]", "at most 2147483647"),
+        ("env_steps: 200000", "env_steps: 2e5", "expected a whole number, written in digits"),
+        ("env_steps: 200000", "env_steps: 0", "0 env steps must be at least 1"),
+        ("  ours: {}", "  ours: {}\n  ours: {clip: 0.3}", "ours is set a second time"),
+        ("clip: 0.1", "clip: 0.1, clip: 0.3", "clip is set a second time"),
+        ("  ours: {}", "  010: {}", "YAML reads the name 8 as no text: put it in quotes"),
+        ("clip: 0.1", "on: 0.1", "YAML reads the name True as no text"),
+        ("  ours: {}", f"  {'o' * 101}: {{}}", "at most 100 letters"),
+        ("{env: alice_and_bob}", "{env: alice_and_bob, preset: mappo}", "that makes an algorithm"),
         ("total_steps: 400000", "total_steps: 4e5", "total_steps = '4e5': expected a whole number"),
         ("seeds: 2", "", "seeds is missing"),
         ("seeds: 2", "seeds: 2\nmetric: reward", "expected 'success' or 'return'"),
@@ -134,3 +144,17 @@ def test_a_round_that_may_grow_may_make_budgets_unequal(read):
     with pytest.raises(ConfigError, match="paper takes up to 10239 env steps and ours 6144"):
         read(growing)
     read(growing.replace("6144", "614400"))  # control: less than 1 % of these
+
+
+def test_presets_and_arguments_may_be_written_as_lists_and_mappings(read):
+    spec = read(
+        GOOD.replace("preset: paper_alice_and_bob", "preset: [mappo, no_intrinsic]").replace(
+            "exact: {env: alice_and_bob}",
+            "exact: {env: smax_3m, env_args: {reward: shaped, enemy_shoots: false}}",
+        )
+    )
+    config = config_of(spec, RunKey("exact", "paper", 1), Path("x"))
+    assert (config.num_agent_skills, config.individual_coef) == (1, 0.0)
+    assert yaml.safe_load(config.env_args) == {"reward": "shaped", "enemy_shoots": False}
+    spaced = read(GOOD.replace("preset: paper_alice_and_bob", "preset: 'mappo, no_intrinsic'"))
+    assert config_of(spaced, RunKey("exact", "paper", 1), Path("x")).high_level == "random"
