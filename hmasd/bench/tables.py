@@ -253,10 +253,13 @@ def _steadiness_cells(ended: Sequence[Record]) -> list[str]:
 
 
 def _off_policy(runs: Sequence[dict[str, Any]], batches: str) -> str:
-    """E.g. ``92 %, by 3.9 versions``; means over the runs, ``-`` where all failed."""
+    """E.g. ``92 %, by 3.9 versions``; means over the runs, ``-`` where all failed.
+
+    Versions before asynchronous training did not write it.
+    """
     if not runs:
         return "-"
-    found = [x[batches] for run in runs if (x := run["off_policy"]) and x[batches]]
+    found = [x[batches] for run in runs if (x := run.get("off_policy")) and x[batches]]
     if not found:
         return "none"
     share, lag = (np.mean([x[name] for x in found]) for name in ("share", "lag"))
