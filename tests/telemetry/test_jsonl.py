@@ -17,5 +17,5 @@ def test_the_last_whole_line(tmp_path, monkeypatch):
     monkeypatch.setattr(jsonl, "LAST_BYTES", 150)
     assert jsonl.last_line(path)["env_steps"] == 8
     with path.open("ab") as file:
-        file.write(b'\n\x00\x00\x00\n[9]\n')  # whole lines, but damaged
+        file.write(b"\n\x00\x00\x00\n[9]\n")  # whole lines, but damaged
     assert jsonl.last_line(path)["env_steps"] == 8
