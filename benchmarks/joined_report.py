@@ -20,7 +20,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from hmasd.bench import files
-from hmasd.bench.job import Job
+from hmasd.bench.job import MISSING, Job
 from hmasd.bench.report import write_report
 from hmasd.bench.spec import FAIR, RunKey, Spec, config_of, read_spec, run_keys
 from hmasd.settings import ConfigError
@@ -48,15 +48,18 @@ def differences(job: Job) -> str | None:
         ConfigError: One of them makes it no comparison.
     """
     job.check_measured()
-    changed = job.changed_settings()
-    for name in sorted(FAIR & changed.keys()):
-        old, new = changed[name]
-        raise ConfigError(
-            f"{job.folder} has {name} = {old!r}, the file {new!r}: no fair comparison; give the "
-            "file of the same, or runs of the same"
-        )
-    words = "; ".join(f"{name} was {old!r}, is {new!r}" for name, (old, new) in changed.items())
-    return f"{job.key.algorithm}, settings that differ: {words}" if words else None
+    words = []
+    for name, (old, new) in job.changed_settings().items():
+        if old is MISSING:  # a version before the setting
+            words.append(f"{name} did not exist, is {new!r}")
+            continue
+        words.append(f"{name} was {old!r}, is {new!r}")
+        if name in FAIR:
+            raise ConfigError(
+                f"{job.folder} has {name} = {old!r}, the file {new!r}: no fair comparison; give "
+                "the file of the same, or runs of the same"
+            )
+    return f"{job.key.algorithm}, settings that differ: {'; '.join(words)}" if words else None
 
 
 def named(text: str) -> tuple[str, str]:
@@ -95,9 +98,15 @@ def join(options: argparse.Namespace) -> int:
     for folder in options.runs:
         if not (folder / files.RUNS).is_dir():
             raise ConfigError(f"--runs {folder}: there is no {files.RUNS}/ in it; give an --out")
-    if not names.keys() <= spec.algorithms.keys():
-        wrong = ", ".join(names.keys() - spec.algorithms.keys())
-        raise ConfigError(f"--names {wrong}: the file's are {', '.join(spec.algorithms)}")
+    wrong = sorted(names.keys() - spec.algorithms.keys())
+    if wrong:
+        raise ConfigError(
+            f"--names {', '.join(wrong)}: the file's are {', '.join(spec.algorithms)}"
+        )
+    there = {path.name for folder in options.runs for path in (folder / files.RUNS).glob("*/*")}
+    for new, old in names.items():
+        if old not in there:
+            raise ConfigError(f"--names {new}={old}: the runs' are {', '.join(sorted(there))}")
     if options.seeds is not None:
         if options.seeds < 1:
             raise ConfigError(f"--seeds {options.seeds} must be at least 1")

@@ -5,10 +5,11 @@
 
 Both play simple_spread for the same number of steps in rounds of the same size, with networks of
 the same width; a run's score is the mean return of its training episodes over the last tenth of its
-steps. Needs `.[bench]`.
+rounds (ours: of the last 100 episodes at the end of each). Needs `.[bench]`.
 
 - BenchMARL: its own program on VMAS's env, whose agents share one reward (`peer_benchmarl.py`), by
-  its own step size, minibatches and epochs; both without an entropy bonus and with its lambda.
+  its own step size, minibatches and epochs and without memory; both without an entropy bonus and
+  with its lambda.
 - JaxMARL: its algorithm, written again as in `peer_jaxmarl.py`, on its own env, with our step size
   and epochs. Its agents learn from their own rewards each, ours from the team's mean of them; both
   are scored by the mean.
@@ -125,8 +126,10 @@ def _run(python: str, script: Path, flags: dict[str, Any], folder: Path) -> str:
             stdout=subprocess.PIPE,
             stderr=errors,
             text=True,
-            check=True,
+            check=False,
         )
+    if run.returncode:
+        raise SystemExit(f"{script.name} failed with {run.returncode}: see {errors.name}")
     return run.stdout
 
 
@@ -140,6 +143,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="a new folder for the runs")
     args = parser.parse_args()
     match, out = MATCHES[args.peer], args.out
+    if out.exists():
+        parser.error(f"--out {out} exists: give a new folder")
     ours, theirs = [], []
     for seed in range(1, args.seeds + 1):
         ours.append(our_return(match, seed, args.rounds, out / f"hmasd_{seed}"))

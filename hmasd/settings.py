@@ -34,7 +34,7 @@ def field_types() -> dict[str, Any]:
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """Words that name the known name most like `name`, or nothing."""
-    found = difflib.get_close_matches(str(name).replace("-", "_"), list(known), n=1, cutoff=0.5)
+    found = difflib.get_close_matches(name.replace("-", "_"), list(known), n=1, cutoff=0.5)
     return f"; did you mean {found[0]!r}?" if found else ""
 
 
@@ -120,6 +120,8 @@ def _refuse_doubles(root: yaml.MappingNode, path: Path) -> None:
         if isinstance(node, yaml.MappingNode) and id(node) not in seen:
             _lines_of_keys(node, path)
             waiting += [inner for _, inner in node.value]
+        elif isinstance(node, yaml.SequenceNode) and id(node) not in seen:
+            waiting += node.value
         seen.add(id(node))
 
 

@@ -38,7 +38,7 @@ POSITIVE = frozenset(
 """Numbers that must be more than 0; all others must be at least 0."""
 FRACTIONS = frozenset({"gamma", "gae_lambda", "winning_step", "losing_entropy"})
 """Numbers that must be at most 1 as well."""
-LARGEST_SEED = 2**31 - 1  # the largest that every env's generator takes, evaluations' included
+LARGEST_SEED = 2**31 - 1  # others are made of it, and many generators take no more than 32 bits
 OUTPUT_FOLDERS = ("models", "logs", "tf-logs", "runs")
 
 

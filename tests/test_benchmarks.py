@@ -22,16 +22,18 @@ from benchmarks import (
     growth,
     joined_report,
     machine,
+    mappo_beside,
     results_table,
 )
 from benchmarks.network_clock import NetworkClock
-from hmasd import checkpoint, kernels
+from hmasd import checkpoint, cli, kernels
 from hmasd.agent import HMASDAgent
 from hmasd.bench import files
 from hmasd.config import Config
 from hmasd.envs.registry import make_env
 from hmasd.networks import HMASDNetworks
 from tests.bench.made_up import TEXT, finish, make_comparison
+from tests.helpers.typed_commands import own_flags
 
 ROOT = Path(__file__).parents[1]
 SMALL = Config(
@@ -325,6 +327,17 @@ def test_an_unfair_comparison_is_not_joined(change, words, joined, tmp_path, cap
     assert joined(TEXT) == 0  # control
 
 
+def test_settings_that_did_not_exist_yet_are_noted(joined, tmp_path):
+    """Of a version before them; also of those that a comparison must share."""
+    for path in (tmp_path / "one/out").glob("runs/exact/good/*/settings.json"):
+        settings = files.read_json(path)
+        del settings["policy_average"], settings["team_reward"]
+        files.write_json(path, settings)
+    assert joined(TEXT) == 0
+    text = (tmp_path / "report/report.md").read_text()
+    assert "policy_average did not exist, is 400; team_reward did not exist, is 'sum'" in text
+
+
 def test_runs_are_joined_under_other_names(joined, tmp_path, capsys):
     renamed = TEXT.replace("good:", "new:").replace("gamma: 0.9", "gamma: 0.99")
     assert joined(renamed, "--names", "new=good") == 0
@@ -332,10 +345,35 @@ def test_runs_are_joined_under_other_names(joined, tmp_path, capsys):
     assert "| new | 3 | 1.00" in text and "bad_one, settings that differ: gamma was 0.9" in text
     assert joined(TEXT, "--names", "new=good") == 2
     assert "--names new: the file's are good, bad_one" in capsys.readouterr().err
+    assert joined(renamed, "--names", "new=goood") == 2
+    assert "--names new=goood: the runs' are bad_one, good" in capsys.readouterr().err
     assert joined(TEXT, str(tmp_path)) == 2
     assert "there is no runs/ in it" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         joined(TEXT, "--names", "new")
+
+
+@pytest.mark.parametrize("name", list(mappo_beside.MATCHES))
+def test_both_sides_of_a_match_know_their_flags(name, tmp_path, monkeypatch):
+    """Training takes ours; the other side's program declares theirs (it needs its own packages)."""
+    seen = {}
+
+    def run(python, script, flags, folder):
+        seen[script.name] = [str(word) for k, x in flags.items() for word in (f"--{k}", x)]
+        (folder / "runs/x").mkdir(parents=True)
+        (folder / "runs/x/metrics.jsonl").write_text('{"rollout/return": -2.0}\n')
+        return '{"reward_last_tenth": -0.5}\n'
+
+    monkeypatch.setattr(mappo_beside, "_run", run)
+    match = mappo_beside.MATCHES[name]
+    assert mappo_beside.our_return(match, 3, 20, tmp_path / "ours") == -2.0
+    theirs = mappo_beside.their_return(match, 3, 20, tmp_path / "theirs", "python")
+    assert theirs == -0.5 * match.episode
+    config = cli.load_config(seen["train_sync_enhanced.py"])
+    assert (config.seed, config.total_steps) == (3, 20 * match.num_envs * match.episode)
+    source = (Path(mappo_beside.__file__).parent / match.program).read_text()
+    flags = {word[2:] for word in seen[match.program] if word.startswith("--")}
+    assert flags <= own_flags(source)
 
 
 def test_steadiness_counts_what_comes_after(tmp_path):

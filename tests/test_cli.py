@@ -150,6 +150,7 @@ def test_an_unknown_preset_is_named_with_the_nearest(folder, capsys):
         ("seed: 1\nseed: 2", "line 2: seed is set a second time"),
         ("env_args: {size: 3, size: 4}", "line 1: size is set a second time"),
         ("a: &a {b: *a, b: 1}", "b is set a second time"),
+        ("a: [{b: 1, b: 2}]", "b is set a second time"),
         ("- seed", "must hold lines 'name: value'"),
         ("seed: [", "is not YAML"),
         ("seed: !!python/object/apply:os.getpid []", "is not YAML"),

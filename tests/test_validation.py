@@ -42,6 +42,7 @@ def test_good_settings_pass(good):
         ({"num_envs": 0}, "num_envs = 0 must be at least 1"),
         ({"threads": 0}, "threads = 0 must be at least 1"),
         ({"eval_interval": -1}, "eval_interval = -1 must be at least 0"),
+        ({"seed": 2**31}, "seed = 2147483648 must be at most 2147483647"),
         ({"team_coef": -0.1}, "team_coef = -0.1 must be at least 0"),
         ({"team_coef": float("nan")}, "team_coef = nan must be a finite number"),
         ({"learning_rate": float("inf")}, "learning_rate = inf must be a finite number"),

@@ -23,6 +23,7 @@ counted as failed and never left out.
 from __future__ import annotations
 
 import argparse
+import errno
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,6 +37,7 @@ from hmasd.settings import ConfigError
 
 EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
+OF_THE_FOLDER = {errno.EACCES, errno.EEXIST, errno.ENOSPC, errno.ENOTDIR, errno.EROFS}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -62,6 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("error: " + str(error).replace("\n", "\nerror: "), file=sys.stderr)
         return EXIT_BAD_INPUT
     except OSError as error:
+        if error.errno not in OF_THE_FOLDER:
+            raise
         print(f"error: {error}: choose another --out, or free the disk", file=sys.stderr)
         return EXIT_BAD_INPUT
 

@@ -51,14 +51,14 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text("utf-8"))
     except ValueError as error:
-        raise ConfigError(
-            f"{path} is damaged ({error}): delete the folder {path.parent} to run it again"
-        ) from error
+        run = next((x for x in path.parents if x.name.startswith("seed_")), path.parent)
+        raise ConfigError(f"{path} is damaged ({error}): delete {run} to run it again") from error
 
 
-def earlier_failures(folder: Path) -> int:
-    """How often a run failed and was taken up again."""
-    return len(list(folder.glob(EARLIER_FAILURE.format("*"))))
+def earlier_failures(folder: Path) -> list[int]:
+    """Numbers of the times that a run failed and was taken up again."""
+    names = (path.name for path in folder.glob(EARLIER_FAILURE.format("*")))
+    return [int(name[7:-5]) for name in names if name[7:-5].isdecimal()]
 
 
 def training_folder(folder: Path) -> Path | None:

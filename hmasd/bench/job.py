@@ -36,6 +36,7 @@ STOPPED = {-signal.SIGINT, -signal.SIGTERM} | {
     128 + number for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
 }
 """Exit codes of a training that somebody stopped: it is not finished, but did not fail."""
+MISSING = "(not a setting)"
 
 
 class Job:
@@ -50,7 +51,8 @@ class Job:
         self.process: subprocess.Popen | None = None
         self._files: list[TextIO] = []
         self._is_stopping = False
-        self._is_looked_at = False  # a failure
+        self._is_looked_at = False  # a failure, by this object
+        self._said_before = 0  # length of the log when the process was started
 
     @property
     def state(self) -> State:
@@ -98,38 +100,55 @@ class Job:
             )
 
     def changed_settings(self) -> dict[str, tuple[Any, Any]]:
-        """Names of the settings that differ, to those of the folder and those asked for now."""
+        """Names of the settings that differ, to those of the folder and those asked for now.
+
+        `MISSING`: one of them does not know the setting.
+        """
         old, new = self._begun_with(), self._settings()
         if old is None:
             return {}
-        names = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
-        return {name: (old.get(name), new.get(name)) for name in names}
+        both = {
+            name: (old.get(name, MISSING), new.get(name, MISSING))
+            for name in sorted(old.keys() | new.keys())
+        }
+        return {name: values for name, values in both.items() if values[0] != values[1]}
 
     @property
     def has_more(self) -> bool:
         """Whether there is a next step; for a run that failed that is to find out why, once."""
         if self.state == "failed":
-            return not self._is_looked_at and files.training_folder(self.folder) is not None
+            is_diagnosed = (self.folder / files.DIAGNOSIS).is_file()
+            has_log = files.training_folder(self.folder) is not None
+            return has_log and not is_diagnosed and not self._is_looked_at
         return self.state == "unfinished"
 
     def forget_failure(self) -> None:
         """Let a run that failed go on, from its last checkpoint; that it failed stays on record."""
-        failed = self.folder / files.FAILED
-        if failed.is_file():
-            (self.folder / files.DIAGNOSIS).unlink(missing_ok=True)
-            number = 1 + files.earlier_failures(self.folder)
-            failed.rename(self.folder / files.EARLIER_FAILURE.format(number))
+        if self.state != "failed":
+            return
+        (self.folder / files.DIAGNOSIS).unlink(missing_ok=True)
+        final = checkpoint.checkpoint_path(self.folder / "models", None)
+        if final.is_file() and checkpoint.newest_good(final.parent) != final:
+            final.unlink()  # damaged: training goes on from the one before it
+        number = 1 + max(files.earlier_failures(self.folder), default=0)
+        (self.folder / files.FAILED).rename(self.folder / files.EARLIER_FAILURE.format(number))
 
     def start(self) -> None:
         """Start what is to be done next.
 
         Raises:
-            ConfigError: Another process works in the folder.
+            ConfigError: Another process works in the folder, or its checkpoints cannot be read.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         lock = self._lock()
         self._files = [lock, (self.folder / files.LOG).open("a", encoding="utf-8")]
-        words = self._next_command()
+        self._said_before = self._files[1].tell()
+        self._is_looked_at = self.state == "failed"
+        try:
+            words = self._next_command()
+        except ConfigError:
+            self._close()
+            raise
         self.process = subprocess.Popen(
             words,
             stdin=subprocess.DEVNULL,
@@ -149,7 +168,7 @@ class Job:
         if code is None:
             return False
         self._close()
-        if self.state == "failed":  # what is over was the look at it
+        if self.state != "unfinished":  # measured, or what is over was the look at a failure
             return True
         if not self.was_stopped and (code != 0 or not self._is_trained()):
             self._write_failure(code)
@@ -210,7 +229,6 @@ class Job:
         python = (sys.executable, "-m")
         measure = (*python, "hmasd.bench.measure", str(self.folder))
         if self.state == "failed":
-            self._is_looked_at = True
             return (*measure, "--failed")
         if self._is_trained():
             return (*measure, "--episodes", str(self.episodes))
@@ -236,15 +254,18 @@ class Job:
         except checkpoint.CheckpointError as error:
             raise ConfigError(
                 f"{self.folder} was begun, but its checkpoints cannot be read: {error.__cause__}; "
-                "go on with the version that wrote them, or delete the folder to begin anew"
+                "go on with the version that wrote them if it was another, or delete the folder to "
+                "begin anew"
             ) from error
 
     def _write_failure(self, code: int) -> None:
-        text = (self.folder / files.LOG).read_text("utf-8", errors="replace").strip()
+        said = (self.folder / files.LOG).read_bytes()[self._said_before :]
+        text = said.decode("utf-8", errors="replace").strip()
         last = text.splitlines()[-1] if text else "nothing was printed"
         if code < 0:
-            name = signal.Signals(-code).name
-            last = f"killed by {name}{', out of memory?' * (name == 'SIGKILL')}; before: {last}"
+            name = signal.strsignal(-code) or f"signal {-code}"
+            doubt = ", out of memory?" if -code == signal.SIGKILL else ""
+            last = f"ended by a signal ({name}{doubt}); before: {last}"
         files.write_json(self.folder / files.FAILED, {"exit_code": code, "last_words": last})
 
 

@@ -89,12 +89,12 @@ def diagnose_failed(folder: Path) -> None:
 
     Raises:
         FileNotFoundError: Training logged nothing.
-        CheckpointError: A policy that was kept cannot be read.
+        CheckpointError: A policy that was kept is damaged.
     """
     training = files.training_folder(folder)
     if training is None:
         raise FileNotFoundError(f"{folder} holds no metrics: training never began")
-    evaluated = _evaluated(training)
+    evaluated = _evaluated(folder, training)
     num_skills = 0, 0  # nothing was kept: entropies have no scale
     if evaluated:
         config, networks = load_policy(checkpoint.policy_path(folder / "models", evaluated[-1]))
@@ -133,7 +133,7 @@ def _diagnose(folder: Path, training: Path, num_skills: tuple[int, int]) -> set[
     `num_skills`: n_Z and n_z.
     """
     found = diagnose(read_run(training), num_skills)
-    evaluated = _evaluated(training)
+    evaluated = _evaluated(folder, training)
     first = found["first"]["training_0.5"]
     before = [steps for steps in evaluated if first is None or steps < first]
     moments = {
@@ -151,10 +151,11 @@ def _diagnose(folder: Path, training: Path, num_skills: tuple[int, int]) -> set[
     return {look["env_steps"] for look in looks.values() if look is not None}
 
 
-def _evaluated(training: Path) -> list[int]:
-    """Env steps of all evaluations; none where the first was not due yet."""
+def _evaluated(folder: Path, training: Path) -> list[int]:
+    """Env steps of all evaluations whose policy is there; training may fail before it is saved."""
     path = training / EVALUATIONS_FILE
-    return sorted({row["env_steps"] for row in read_lines(path)}) if path.is_file() else []
+    found = {row["env_steps"] for row in read_lines(path)} if path.is_file() else set()
+    return sorted(x for x in found if checkpoint.policy_path(folder / "models", x).is_file())
 
 
 def _delete_the_rest(models: Path, kept: set[int]) -> None:

@@ -91,8 +91,8 @@ def _warnings(spec: Spec, records: Sequence[Record]) -> Iterator[str]:
         pieces = missing_pieces(spec, record)
         if pieces is not None:
             yield (
-                f"**{'/'.join(map(str, record.key))} is damaged**: {pieces}; what is missing "
-                "counts as not won. Without its folder it is run again"
+                f"**{'/'.join(map(str, record.key))} is damaged**: {pieces}. Without its folder it "
+                "is run again"
             )
     for task in spec.tasks:
         rows = [row for record in records if record.key.task == task for row in record.rows]
@@ -142,9 +142,11 @@ def _over_tasks(
         return []
     parts = ["## All tasks\n"]
     missing = [name for name in spec.algorithms if name not in complete]
-    if missing:
-        parts.append(f"Not compared, without a run on every task yet: {', '.join(missing)}.\n")
     first = next(iter(spec.algorithms))
+    if missing:
+        parts.append(f"Without a run on every task yet: {', '.join(missing)}.\n")
+    if first in missing:
+        parts.append(f"So there is nothing to compare the others with: {first} is the first.\n")
     if first in complete and len(complete) > 1:
         intervals, table = tables.improvement_table(complete)
         latex.append(tables.latex(table))

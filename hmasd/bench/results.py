@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -54,7 +55,7 @@ def read_record(job: Job) -> Record:
     rows: list[dict[str, Any]] = []
     versions = None if training is None else files.read_json(training / VERSIONS_FILE)
     if training is not None and (training / EVALUATIONS_FILE).is_file():
-        rows = [{"phase": "evaluation"} | row for row in read_lines(training / EVALUATIONS_FILE)]
+        rows = _whole_evaluations(training / EVALUATIONS_FILE, job.config.eval_episodes)
     absolute = files.read_json(job.folder / files.ABSOLUTE)
     if absolute is not None:
         steps = absolute["env_steps"]
@@ -66,8 +67,17 @@ def read_record(job: Job) -> Record:
         files.read_json(job.folder / files.DIAGNOSIS),
         files.read_json(job.folder / files.FAILED),
         None if versions is None else versions["git_commit"],
-        files.earlier_failures(job.folder),
+        len(files.earlier_failures(job.folder)),
     )
+
+
+def _whole_evaluations(path: Path, episodes: int) -> list[dict[str, Any]]:
+    """Rows of the evaluations that have all their episodes of every way of playing."""
+    rows = [{"phase": "evaluation"} | row for row in read_lines(path)]
+    counts = Counter((row["env_steps"], row["mode"]) for row in rows)
+    return [
+        row for row in rows if all(counts[row["env_steps"], mode] == episodes for mode in MODES)
+    ]
 
 
 def episode_rows(records: Sequence[Record]) -> Iterator[dict[str, Any]]:
@@ -115,15 +125,15 @@ def scores(spec: Spec, records: Sequence[Record]) -> dict[str, dict[str, Scores]
 def marl_eval(name: str, spec: Spec, records: Sequence[Record]) -> dict[str, Any]:
     """The raw data layout of marl-eval (Gorsane et al., NeurIPS 2022), of the runs that ended.
 
-    What a failed run did not come to counts as lost episodes with the task's lowest return.
+    What a failed run did not come to, and what is missing of another, counts as lost episodes with
+    the task's lowest return.
     """
     tasks: dict[str, Any] = {}
     for record in records:
         if record.state == "unfinished":
             continue
         rows = record.rows
-        if record.state == "failed":
-            rows = rows + _lost_rows(spec, record, _lowest_return(records, record.key.task))
+        rows = rows + _lost_rows(spec, record, _lowest_return(records, record.key.task))
         runs = tasks.setdefault(record.key.task, {}).setdefault(record.key.algorithm, {})
         evaluations: dict[int, dict[str, Any]] = {}
         absolute: dict[str, list[float]] = defaultdict(list)
@@ -140,13 +150,14 @@ def marl_eval(name: str, spec: Spec, records: Sequence[Record]) -> dict[str, Any
 
 
 def _lost_rows(spec: Spec, record: Record, worst: float) -> list[dict[str, Any]]:
-    """One lost episode of each way of playing for whatever a failed run did not come to."""
+    """One lost episode of each way of playing for whatever is not there of a run that ended."""
     steps = evaluation_steps(spec, record.key.task)
     found = _due(spec, points(record, MODES[0], "success")[0])
     missing: list[dict[str, Any]] = [
         {"phase": "evaluation", "env_steps": int(step)} for step in np.delete(steps, found)
     ]
-    missing.append({"phase": BEST, "env_steps": int(steps[-1])})
+    if record.state == "failed":
+        missing.append({"phase": BEST, "env_steps": int(steps[-1])})
     lost = {"success": False, "return": worst}
     return [row | {"mode": mode} | lost for row in missing for mode in MODES]
 
@@ -210,24 +221,29 @@ def _scores(spec: Spec, runs: Sequence[Record], low: float, high: float) -> Scor
         curves,
         absolute,
         np.array([_is_solved(run, spec.solved, absolute_mean) for run in runs]),
-        np.array([_is_solved(run, spec.solved, _last_mean) for run in runs]),
+        np.array([_is_solved(run, spec.solved, partial(_last_mean, spec)) for run in runs]),
     )
 
 
 def missing_pieces(spec: Spec, record: Record) -> str | None:
-    """What a finished run's folder should hold and does not; None: nothing, or it is unfinished."""
+    """What a finished run's folder should hold and does not; None: nothing, or none is due."""
     if record.state != "finished":
         return None
-    due = len(evaluation_steps(spec, record.key.task)) * len(MODES) * spec.eval_episodes
-    found = sum(row["phase"] != BEST for row in record.rows)
-    words = [f"{found} of {due} evaluation episodes"] if found != due else []
-    words += ["no diagnosis"] if record.diagnosis is None else []
+    due = len(evaluation_steps(spec, record.key.task))
+    found = len(points(record, MODES[0], "success")[0])
+    words = []
+    if found != due:
+        words.append(f"{found} of {due} evaluations, of which others count as lost")
+    if record.diagnosis is None:
+        words.append("no diagnosis, so it is not in what is said of when and why")
     return " and ".join(words) or None
 
 
-def _last_mean(record: Record, mode: str, measure: str) -> float:
-    means = points(record, mode, measure)[1]
-    return float(means[-1]) if len(means) else 0.0
+def _last_mean(spec: Spec, record: Record, mode: str, measure: str) -> float:
+    """Mean of the evaluation at the end; 0 where it is missing."""
+    steps, means = points(record, mode, measure)
+    last = len(evaluation_steps(spec, record.key.task)) - 1
+    return float(means[-1]) if len(means) and _due(spec, steps)[-1] == last else 0.0
 
 
 def _is_solved(record: Record, bar: float, mean: Any) -> bool:

@@ -60,13 +60,13 @@ def run_jobs(jobs: Sequence[Job], at_a_time: int, retry: bool = False) -> int:
     if retry:
         for job in jobs:
             job.forget_failure()
-    waiting = [job for job in jobs if job.state == "unfinished"]
+    waiting = [job for job in jobs if job.has_more]
     working: list[Job] = []
     refused: list[str] = []
     with StopRequest() as stop, BenchProgress(jobs) as progress:
         try:
             while (waiting or working) and not stop.signal:
-                while waiting and len(working) < at_a_time:
+                while waiting and len(working) < at_a_time and not stop.signal:
                     job = waiting.pop(0)
                     working += [job] if _starts(job, refused) else []
                 working = [job for job in working if not job.poll() or _goes_on(job, refused)]

@@ -44,7 +44,7 @@ class Spec:
     tasks: dict[str, dict[str, Any]]
     """Name to settings (`env`, ...); `total_steps` of a task stands in for `env_steps`."""
     algorithms: dict[str, dict[str, Any]]
-    """Name to settings; `preset` names what they stand on ('a' or 'a,b'), else the defaults."""
+    """Name to settings; `preset` names what they stand on (one, or a list), else the defaults."""
     seeds: tuple[int, ...]
     """A list, or a number n for 1 to n."""
     env_steps: int = 1_000_000
@@ -293,19 +293,21 @@ def _game_problems(spec: Spec, task: str) -> list[str]:
 
 def _budget_problems(spec: Spec, task: str) -> list[str]:
     """Training ends with a whole round, so budgets may differ by a little, not by much."""
-    steps, due = {}, budget(spec, task)
+    lowest, highest = {}, {}
     for algorithm in spec.algorithms:
         config = _merged(spec, task, algorithm)
-        steps[algorithm] = sum(size * number for size, number in planned_rounds(config))
-        if config.batch_schedule == "noise":  # it may have grown by the last round
-            steps[algorithm] = max(steps[algorithm], due + config.largest_batch_size - 1)
-    least, most = min(steps, key=lambda x: steps[x]), max(steps, key=lambda x: steps[x])
-    if steps[most] <= steps[least] * (1 + ROUNDING):
+        steps = sum(size * number for size, number in planned_rounds(config))
+        lowest[algorithm] = highest[algorithm] = steps
+        if config.batch_schedule == "noise" and config.max_batch_factor > 1:  # it may have grown
+            lowest[algorithm] = budget(spec, task)
+            highest[algorithm] = budget(spec, task) + config.largest_batch_size - 1
+    least, most = min(lowest, key=lambda x: lowest[x]), max(highest, key=lambda x: highest[x])
+    if highest[most] <= lowest[least] * (1 + ROUNDING):
         return []
     return [
-        f"task {task}: in whole rounds {most} takes up to {steps[most]} env steps and {least} "
-        f"{steps[least]}, which differ by more than {ROUNDING:.0%}: an unequal budget; choose "
-        "env_steps as a multiple of both batch sizes, or larger"
+        f"task {task}: in whole rounds {most} takes up to {highest[most]} env steps and {least} "
+        f"{lowest[least]}, which differ by more than {ROUNDING:.0%}: an unequal budget; choose "
+        "env_steps as a multiple of all batch sizes, or a hundred times the largest"
     ]
 
 

@@ -6,6 +6,7 @@ of one run share its training, so they are averaged before anything here sees th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -89,16 +90,22 @@ def improvement_p_value(first: Sequence[np.ndarray], second: Sequence[np.ndarray
     share out the runs is counted. It stays honest with few runs, where a bootstrap interval may
     shrink to a point: two runs that both beat two others have p = 1/3. One task without ties: the
     Mann-Whitney test.
+
+    Raises:
+        ValueError: The two do not have the same number of tasks, or a task has no run.
     """
     scores = _paired(first, second)
-    values: np.ndarray = np.zeros(1)  # of the sum over the tasks
-    chances: np.ndarray = np.ones(1)
-    for one, other in zip(scores[: len(first)], scores[len(first) :], strict=True):
-        of_task, chances_of_task = _improvements_by_chance(one, other)
-        sums = np.round(np.add.outer(values, of_task), 12)  # what rounding parts is one value
-        values, index = np.unique(sums, return_inverse=True)
-        chances = np.bincount(index.ravel(), np.outer(chances, chances_of_task).ravel())
-    differences = np.abs(values / len(first) - 0.5)
+    pairs = list(zip(scores[: len(first)], scores[len(first) :], strict=True))
+    unit = math.lcm(*(2 * len(one) * len(other) for one, other in pairs))  # a tie is half a win
+    chances = np.ones(1)  # of the sum over the tasks, in 1 / unit
+    for one, other in pairs:
+        places, of_task = _improvements_by_chance(one, other)
+        longer = np.zeros(len(chances) + unit)
+        places *= unit // (2 * len(one) * len(other))
+        for place, chance in zip(places, of_task, strict=True):
+            longer[place : place + len(chances)] += chance * chances
+        chances = longer
+    differences = np.abs(np.arange(len(chances)) / (unit * len(pairs)) - 0.5)
     observed = abs(_improvement(*scores) - 0.5)
     return float(min(1.0, chances[differences >= observed - 1e-9].sum()))
 
@@ -155,22 +162,25 @@ def _improvement(*scores: np.ndarray, axis: int = -1) -> Any:
 
 
 def _improvements_by_chance(one: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Every probability of improvement that sharing out the runs anew can give, and its chance.
+    """Every number of half wins that sharing out the runs anew can give, and its chance.
 
     By the sum of the first's ranks (ties share theirs): run after run it is drawn into the first
     with the chance that so many are still to be drawn out of so many.
     """
     ranks = np.rint(2 * stats.rankdata(np.concatenate([one, other]))).astype(int)  # twice: whole
-    chances = np.zeros((len(one) + 1, ranks.sum() + 1))  # [drawn, twice the sum of their ranks]
+    lowest = ranks.min()
+    ranks -= lowest  # the same for every run, so that sums are small
+    largest = np.sort(ranks)[-len(one) :].sum()
+    chances = np.zeros((len(one) + 1, largest + 1))  # [drawn, twice the sum of their ranks]
     chances[0, 0] = 1.0
     for number, rank in enumerate(ranks):
         is_drawn = (len(one) - np.arange(len(one) + 1)) / (len(ranks) - number)
         drawn = chances * is_drawn[:, None]
-        chances = chances - drawn
-        chances[1:, rank:] += drawn[:-1, : -rank or None]
+        chances -= drawn
+        chances[1:, rank:] += drawn[:-1, : largest + 1 - rank]
     sums = np.flatnonzero(chances[-1])
-    wins = sums / 2 - len(one) * (len(one) + 1) / 2  # the Mann-Whitney U statistic
-    return wins / (len(one) * len(other)), chances[-1, sums]
+    half_wins = sums + len(one) * (lowest - len(one) - 1)  # twice the Mann-Whitney U statistic
+    return half_wins, chances[-1, sums]
 
 
 def _bootstrap(scores: list[np.ndarray], statistic: Statistic, seed: int) -> Interval:

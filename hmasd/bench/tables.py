@@ -99,7 +99,7 @@ def runs_table(spec: Spec, task: str, records: Sequence[Record]) -> list[Row]:
             [f"{name}/{record.key.seed}", *_run_cells(record, spec.solved)]
             for record in records
             if (record.key.task, record.key.algorithm, record.state) == (task, name, "finished")
-            and _is_whole(record)
+            and len(points(record, MODES[0], "success")[0])
         ]
     return table
 
@@ -193,12 +193,6 @@ def share_text(successes: np.ndarray) -> str:
     """E.g. ``9 of 10 [60 %, 98 %]`` with the Wilson interval."""
     share = wilson_interval(int(successes.sum()), len(successes))
     return f"{successes.sum()} of {len(successes)} [{share.low:.0%}, {share.high:.0%}]"
-
-
-def _is_whole(record: Record) -> bool:
-    """Whether both ways of playing were evaluated at the same steps, at least once."""
-    one, other = (points(record, mode, "success")[0] for mode in MODES)
-    return len(one) > 0 and np.array_equal(one, other)
 
 
 def _run_cells(record: Record, solved: float) -> list[str]:

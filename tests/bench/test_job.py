@@ -93,7 +93,7 @@ def test_other_settings_in_the_same_folder_are_refused(one, tmp_path):
 
 def test_training_s_own_record_tells_where_ours_is_gone(one, tmp_path):
     write_training(one, [0.5])
-    record = dataclasses.asdict(one.config)
+    record = dataclasses.asdict(one.config) | {"model_path": "models/x.pth"}  # it was resumed
     files.write_json(files.training_folder(one.folder) / "config.json", record)
     one.check_settings()
     with pytest.raises(ConfigError, match=r"gamma: 0\.99 -> 0\.5"):
@@ -103,7 +103,9 @@ def test_training_s_own_record_tells_where_ours_is_gone(one, tmp_path):
 def test_a_damaged_file_is_named_with_what_to_do(one, tmp_path):
     one.folder.mkdir(parents=True)
     (one.folder / files.SETTINGS).write_text('{"gamma": 0.')
-    with pytest.raises(ConfigError, match=r"settings\.json is damaged .*delete the folder"):
+    with pytest.raises(
+        ConfigError, match=r"settings\.json is damaged .*delete \S+seed_1 to run it again"
+    ):
         make_comparison(tmp_path)
 
 
@@ -118,9 +120,41 @@ def test_a_failure_is_kept_with_its_last_words(one, monkeypatch):
     }
     one.forget_failure()
     assert one.state == "unfinished"
-    assert files.earlier_failures(one.folder) == 1
+    assert files.earlier_failures(one.folder) == [1]
     one.forget_failure()  # control: there is none
-    assert files.earlier_failures(one.folder) == 1
+    assert files.earlier_failures(one.folder) == [1]
+
+
+def test_a_failure_never_takes_an_earlier_ones_place(one):
+    fail(one, [0.5])
+    files.write_json(one.folder / files.EARLIER_FAILURE.format(2), {})
+    files.write_json(one.folder / files.DIAGNOSIS, {})  # of the run as far as it came
+    one.forget_failure()
+    assert sorted(files.earlier_failures(one.folder)) == [2, 3]
+    assert not (one.folder / files.DIAGNOSIS).exists()
+
+
+def test_a_finished_run_is_not_taken_up_again(one):
+    """Measuring may die when all is written."""
+    finish(one, [0.5, 1.0], best=1.0)
+    for name in (files.FAILED, files.DIAGNOSIS):
+        files.write_json(one.folder / name, {})
+    one.forget_failure()
+    assert (one.folder / files.DIAGNOSIS).is_file() and one.state == "finished"
+
+
+def test_training_goes_on_before_a_final_checkpoint_that_is_damaged(one):
+    fail(one, [0.5])
+    models = one.folder / "models"
+    final = checkpoint.checkpoint_path(models, None)
+    checkpoint.save(checkpoint.checkpoint_path(models, 320), {"x": 1})
+    checkpoint.save(final, {"x": 2})
+    one.forget_failure()
+    assert final.is_file()  # control: it is whole
+    files.write_json(one.folder / files.FAILED, {})
+    final.write_bytes(b"cut off")
+    one.forget_failure()
+    assert one._next_command()[4:6] == ("--model-path", str(models / "hmasd_sync_enhanced_320.pth"))
 
 
 def test_a_run_that_failed_is_looked_at_once(one, monkeypatch):
@@ -130,11 +164,33 @@ def test_a_run_that_failed_is_looked_at_once(one, monkeypatch):
     one = Job(one.key, one.config, one.episodes)
     failure = (one.folder / files.FAILED).read_bytes()
     assert one.has_more
-    one.start()  # no policy was kept
+    one.start()  # no policy was kept: only what was logged is told
     wait(one)
     assert not one.has_more and one.state == "failed"
     assert (one.folder / files.FAILED).read_bytes() == failure
-    assert "CheckpointError" in (one.folder / files.LOG).read_text()
+    assert files.read_json(one.folder / files.DIAGNOSIS)["skills"]["last"] is None
+    (one.folder / files.DIAGNOSIS).unlink()
+    assert not one.has_more  # it would only fail again
+
+
+def test_what_a_look_at_a_failure_says_is_no_last_word(one, monkeypatch):
+    fail(one, [0.5])
+    (one.folder / files.LOG).write_text("CheckpointError: of a look before\n")
+    one.forget_failure()
+    play(monkeypatch, "import os; os.kill(os.getpid(), 9)")
+    one.start()
+    wait(one)
+    assert "nothing was printed" in files.read_json(one.folder / files.FAILED)["last_words"]
+
+
+def test_a_folder_is_free_again_after_a_refusal(one):
+    write_training(one, [0.5])
+    path = checkpoint.checkpoint_path(one.folder / "models", 320)
+    path.parent.mkdir()
+    path.write_bytes(b"of another format")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        one.start()
+    one._lock().close()  # free at once, or an error
 
 
 def test_training_that_ends_well_without_a_result_has_failed(one, monkeypatch):
@@ -158,7 +214,8 @@ def test_a_killed_training_has_failed(one, monkeypatch):
     wait(one)
     failure = files.read_json(one.folder / files.FAILED)
     assert failure["exit_code"] == -signal.SIGKILL
-    assert failure["last_words"] == "killed by SIGKILL, out of memory?; before: nothing was printed"
+    words = "ended by a signal (Killed, out of memory?); before: nothing was printed"
+    assert failure["last_words"] == words
 
 
 def test_two_processes_never_work_in_one_folder(one, tmp_path, monkeypatch):
@@ -207,7 +264,12 @@ folder = Path(sys.argv[1])
 (folder / "models").mkdir(exist_ok=True)
 if (folder / "models" / "hmasd_sync_enhanced_final.pth").exists():
     (folder / "absolute.json").write_text("{}")
+elif (folder / "failed.json").exists():
+    (folder / "diagnosis.json").write_text("{}")
+    sys.exit()
 elif "bad_one/seed_2" in str(folder):
+    (folder / "runs/x").mkdir(parents=True)
+    (folder / "runs/x/metrics.jsonl").write_text("")
     sys.exit("error: bad luck")
 (folder / "models" / "hmasd_sync_enhanced_final.pth").write_text("")
 with (folder.parents[3] / "order.txt").open("a") as file:
@@ -231,6 +293,7 @@ def test_all_runs_are_worked_through_and_failures_stay(worked):
     jobs, order = worked
     states = {job.key[1:]: job.state for job in jobs}
     assert states.pop(("bad_one", 2)) == "failed"
+    assert (jobs[3].folder / files.DIAGNOSIS).is_file()  # it was looked at, too
     assert set(states.values()) == {"finished"} and len(states) == 5
     assert len(order.read_text()) == 10  # training and measuring of five runs
     assert runner.run_jobs(jobs, 2) == 0  # again: nothing is left to do

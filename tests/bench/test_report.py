@@ -76,11 +76,12 @@ def test_who_has_no_run_on_some_task_is_named(tmp_path):
         if job.key[:2] != ("larger", "good"):
             finish(job, [0.5, 1.0], best=1.0)
     text = write_report(spec, "made_up", jobs, tmp_path / "report").read_text()
-    assert "Not compared, without a run on every task yet: good.\n" in text
+    assert "Without a run on every task yet: good.\n" in text
+    assert "nothing to compare the others with: good is the first" in text
     assert "P(" not in text
     finish(next(job for job in jobs if job.key[:2] == ("larger", "good")), [0.5, 1.0], best=1.0)
     text = write_report(spec, "made_up", jobs, tmp_path / "report").read_text()  # control
-    assert "Not compared" not in text and "| bad_one | 3, 3 / 3, 3 |" not in text
+    assert "Without a run" not in text
     assert "| bad_one | 3, 1 / 3, 3 |" in text and "P(good > it)" in text
 
 
@@ -102,10 +103,10 @@ def test_what_is_missing_of_a_finished_run_is_said(tmp_path):
     evaluations.write_text("".join(lines[:96]))
     (good[2].folder / files.DIAGNOSIS).unlink()
     text = write_report(spec, "made_up", jobs, tmp_path / "report").read_text()
-    assert "- **exact/good/2 is damaged**: 96 of 128 evaluation episodes; what" in text
-    assert "- **exact/good/3 is damaged**: no diagnosis; what" in text
+    assert "- **exact/good/2 is damaged**: 1 of 2 evaluations, of which others count" in text
+    assert "- **exact/good/3 is damaged**: no diagnosis, so" in text
     assert "good/1 is damaged" not in text
-    assert "| good/2 |" not in text and "| good/1 |" in text  # ways of playing not comparable
+    assert "| 2 of 3 [21%, 94%] |\n" in text  # solved at the end: of the second nobody knows
 
 
 def test_a_task_on_which_nothing_ever_succeeded_is_named(tmp_path):

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from hmasd.bench import results
+from hmasd.bench import files, results
 from hmasd.bench.results import episode_rows, marl_eval, read_record, scores
 from tests.bench.made_up import TEXT, fail, finish, make_comparison, write_training
 
@@ -76,6 +76,23 @@ def test_runs_that_all_return_the_same_are_above_those_that_failed(tmp_path):
     found = scores(spec, [read_record(job) for job in jobs[:2]])["exact"]
     assert found["good"].overall.tolist() == [1.0] and found["bad_one"].overall.tolist() == [0.0]
     assert found["good"].curves["greedy"].tolist() == [[1.0, 1.0]]
+
+
+def test_of_an_evaluation_that_is_not_whole_nothing_counts(tmp_path):
+    """All that is left of the last one was won; it counts as lost, and not the one before it."""
+    spec, jobs = make_comparison(tmp_path)
+    finish(jobs[0], [1.0, 1.0], best=1.0)
+    path = files.training_folder(jobs[0].folder) / "evaluations.jsonl"
+    whole = scores(spec, [read_record(jobs[0])])["exact"]["good"]
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-4]))
+    record = read_record(jobs[0])
+    found = scores(spec, [record])["exact"]["good"]
+    assert found.curves["greedy"].tolist() == [[1.0, 0.0]]
+    assert found.solved.tolist() == [True] and found.solved_at_end.tolist() == [False]
+    assert whole.solved_at_end.tolist() == [True]  # control
+    run = marl_eval("made_up", spec, [record])["made_up"]["exact"]["good"]["seed_1"]
+    assert run["step_2"]["step_count"] == 4000 and run["step_2"]["greedy_success"] == [0.0]
+    assert len(run["absolute_metrics"]["greedy_success"]) == 32  # that is there
 
 
 def test_every_episode_is_a_row(comparison, tmp_path):

@@ -143,7 +143,10 @@ def test_a_round_that_may_grow_may_make_budgets_unequal(read):
     growing = small.replace("{preset: paper_alice_and_bob, clip: 0.1}", "{batch_schedule: noise}")
     with pytest.raises(ConfigError, match="paper takes up to 10239 env steps and ours 6144"):
         read(growing)
+    with pytest.raises(ConfigError, match="ours takes up to 10239 env steps and"):
+        read(growing.replace("ours: {}", "ours: {batch_schedule: noise}"))
     read(growing.replace("6144", "614400"))  # control: less than 1 % of these
+    read(growing.replace("noise}", "noise, max_batch_factor: 1}"))  # control: it stays as it is
 
 
 def test_presets_and_arguments_may_be_written_as_lists_and_mappings(read):

@@ -191,6 +191,31 @@ def test_the_p_value_with_ties_is_that_of_counting_every_way():
     assert improvement_p_value([first], [second]) == pytest.approx(np.mean(extreme))
 
 
+def test_the_p_value_of_many_tasks_of_unequal_sizes_by_counting_every_way():
+    """As while a comparison is not finished; many more would have to be added up in no time."""
+    generator = np.random.default_rng(7)
+    sizes = ((2, 1), (1, 3), (2, 2))
+    first = [generator.integers(0, 3, a).astype(float) for a, _ in sizes]
+    second = [generator.integers(0, 3, b).astype(float) for _, b in sizes]
+    observed = abs(probability_of_improvement(first, second) - 0.5)
+    of_tasks = []
+    for one, other in zip(first, second, strict=True):
+        runs = np.concatenate([one, other])
+        of_tasks.append(
+            [
+                probability_of_improvement([runs[list(chosen)]], [np.delete(runs, chosen)])
+                for chosen in itertools.combinations(range(len(runs)), len(one))
+            ]
+        )
+    extreme = [
+        abs(np.mean(shares) - 0.5) >= observed - 1e-9 for shares in itertools.product(*of_tasks)
+    ]
+    assert improvement_p_value(first, second) == pytest.approx(np.mean(extreme))
+    many = [generator.normal(size=n) for n in (20, 19, 20, 18, 20)]
+    others = [generator.normal(size=n) for n in (19, 20, 20, 20, 17)]
+    assert 0 < improvement_p_value(many, others) <= 1
+
+
 def test_runs_are_shared_out_within_their_task_only():
     """Across tasks the two levels would hide that the first is a little better on both."""
     level = np.linspace(0, 0.1, 8)
