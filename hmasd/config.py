@@ -129,14 +129,10 @@ class Config:
     # --- optimisation -------------------------------------------------------------------------
     learning_rate: float = 1e-3
     """Adam's step size, for all networks."""
-    winning_step: float = 0.3
+    winning_step: float = 0.05
     """Share of the step size that is left when all of the last 100 episodes were won; in between it
     falls with the share of wins. "Win or learn fast" (Bowling & Veloso 2002): what wins together
     should not move on from each other. 1: the step size never falls (paper)."""
-    winning_updates: int = 400
-    """Updates won in a row after which that share of the step size is left once more, and so on:
-    slowly enough for policy_average to be one over different policies, and small enough in the end
-    for it not to be left behind. 0: that share is left once only."""
     policy_average: int = 400
     """The policy that is evaluated and played elsewhere is the average over about this many updates
     of the one that learns, if all of the last 100 episodes were won; the less is won, the fewer

@@ -85,7 +85,6 @@ _PAPER_COMMON: dict[str, Any] = {  # Table 1, and what MAPPO's and the authors' 
     "high_discount": "paper",
     "exploration_start": 0,
     "winning_step": 1.0,
-    "winning_updates": 0,
     "policy_average": 1,
     "losing_entropy": 1.0,
     "discriminator_balance": False,

@@ -25,7 +25,6 @@ AT_LEAST_ZERO = frozenset(
         "samples_at_once",
         "compare_interval",
         "exploration_start",
-        "winning_updates",
     }
 )
 """Whole numbers that may be 0; all others must be at least 1."""

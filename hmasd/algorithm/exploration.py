@@ -31,7 +31,6 @@ class Exploration:
     def __init__(self, config: Config) -> None:
         self.config = config
         self.success = 0.0
-        self.streak = 0.0  # updates won in a row: forgotten as fast as episodes are lost
         self.is_on = False
         self.since = 0  # env steps at which the coordinator began to explore, or last won enough
 
@@ -49,7 +48,6 @@ class Exploration:
             won: how many of them were won.
         """
         self.success += (won - ended * self.success) / max(WINDOW, ended)
-        self.streak = self.success * (self.streak + 1)
         time = self._is_time(env_steps)
         if self.is_on and self._explores:
             self.is_on = self.success < MOST and (time or self.success >= SOME)
@@ -97,10 +95,8 @@ class Exploration:
 
     @property
     def step_share(self) -> float:
-        """Share of the learning rate: who wins learns more carefully, the longer the more so."""
-        config = self.config
-        times = 1 + self.streak / config.winning_updates if config.winning_updates else 1
-        return 1 + (config.winning_step**times - 1) * self.success
+        """Share of the learning rate: who wins learns more carefully (`winning_step`)."""
+        return 1 + (self.config.winning_step - 1) * self.success
 
     @property
     def entropy_coef(self) -> float:
@@ -110,15 +106,8 @@ class Exploration:
 
     def state_dict(self) -> dict[str, float | bool | int]:
         """Everything needed to go on exactly."""
-        return {
-            "success": self.success,
-            "streak": self.streak,
-            "is_on": self.is_on,
-            "since": self.since,
-        }
+        return {"success": self.success, "is_on": self.is_on, "since": self.since}
 
     def load_state_dict(self, state: dict) -> None:
         """Go on exactly from `state_dict`."""
-        self.success = state["success"]
-        self.streak = state.get("streak", 0.0)  # older checkpoints did not count it
-        self.is_on, self.since = state["is_on"], state["since"]
+        self.success, self.is_on, self.since = state["success"], state["is_on"], state["since"]

@@ -261,33 +261,6 @@ def test_the_critics_memory_goes_on_through_a_pause() -> None:
     assert paused.agent.critic_hidden.abs().sum() > 0
 
 
-def test_who_goes_on_winning_takes_smaller_and_smaller_steps() -> None:
-    """Two updates won in a row leave a quarter once more; what is lost brings the steps back."""
-    config = replace(SMALL, winning_step=0.25, winning_updates=2)
-    found, once = Exploration(config), Exploration(replace(config, winning_updates=0))
-    shares, fixed = [], []
-    for won in (100, 100, 100, 50, 0):
-        for one, seen in ((found, shares), (once, fixed)):
-            one.hear(0, ended=100, won=won)
-            seen.append(one.step_share)
-    after_half = 1 - 0.5 * (1 - 0.25 ** (1 + 2 / 2))  # a streak of 0.5 x (3 + 1)
-    assert shares == pytest.approx([0.25**1.5, 0.25**2, 0.25**2.5, after_half, 1.0])
-    assert fixed == pytest.approx([0.25, 0.25, 0.25, 0.625, 1.0])
-    never = Exploration(replace(config, winning_step=1.0))
-    never.hear(0, ended=100, won=100)
-    assert never.step_share == 1.0
-
-
-def test_the_streak_is_saved() -> None:
-    config = replace(SMALL, winning_updates=2)
-    found, other = Exploration(config), Exploration(config)
-    for one in (found, other):
-        one.hear(0, ended=100, won=100)
-    other = Exploration(config)
-    other.load_state_dict(found.state_dict())
-    assert other.step_share == found.step_share < config.winning_step
-
-
 @pytest.mark.parametrize(
     ("env", "step_size", "entropy"), [(AlwaysWon, 0.25, 0.2), (NeverWon, 1, 0.1)]
 )
@@ -295,7 +268,6 @@ def test_who_wins_learns_carefully_and_keeps_all_skills_in_use(
     env: type[Counter], step_size: float, entropy: float
 ) -> None:
     settings = {"winning_step": 0.25, "losing_entropy": 0.5, "high_entropy_coef": 0.2}
-    settings["winning_updates"] = 0
     config = replace(SMALL, learning_rate=0.01, **settings)
     *_, (player, *_) = rounds(config, 100, env)
     agent = player.agent
