@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +58,8 @@ def read_json(path: Path) -> Any:
 
 def earlier_failures(folder: Path) -> list[int]:
     """Numbers of the times that a run failed and was taken up again."""
-    names = (path.name for path in folder.glob(EARLIER_FAILURE.format("*")))
-    return [int(name[7:-5]) for name in names if name[7:-5].isdecimal()]
+    found = (re.fullmatch(r"failed_(\d+)\.json", path.name) for path in folder.glob("*.json"))
+    return [int(name[1]) for name in found if name is not None]
 
 
 def training_folder(folder: Path) -> Path | None:

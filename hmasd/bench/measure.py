@@ -69,7 +69,7 @@ def measure(folder: Path, episodes: int) -> None:
     checkpoint.load(checkpoint.checkpoint_path(folder / "models", None))  # it stays: is it whole?
     config, networks = load_policy(checkpoint.policy_path(folder / "models", best))
     num_skills = config.num_team_skills, networks.coordinator.num_agent_skills
-    kept = _diagnose(folder, training, num_skills)
+    kept = _diagnose(folder, training, _evaluated(training), num_skills)
     rows = [
         {"mode": mode, "episode": number, "success": e.success}
         | {"return": e.episode_return, "length": e.length}
@@ -94,12 +94,13 @@ def diagnose_failed(folder: Path) -> None:
     training = files.training_folder(folder)
     if training is None:
         raise FileNotFoundError(f"{folder} holds no metrics: training never began")
-    evaluated = _evaluated(folder, training)
+    models = folder / "models"  # training may fail before an evaluation's policy is saved
+    evaluated = [x for x in _evaluated(training) if checkpoint.policy_path(models, x).is_file()]
     num_skills = 0, 0  # nothing was kept: entropies have no scale
     if evaluated:
-        config, networks = load_policy(checkpoint.policy_path(folder / "models", evaluated[-1]))
+        config, networks = load_policy(checkpoint.policy_path(models, evaluated[-1]))
         num_skills = config.num_team_skills, networks.coordinator.num_agent_skills
-    _diagnose(folder, training, num_skills)
+    _diagnose(folder, training, evaluated, num_skills)
 
 
 def best_evaluation(rows: Iterable[Mapping[str, Any]]) -> int:
@@ -126,14 +127,15 @@ def load_policy(path: Path) -> tuple[Config, HMASDNetworks]:
     return config, playing_agent(config, content).played
 
 
-def _diagnose(folder: Path, training: Path, num_skills: tuple[int, int]) -> set[int]:
+def _diagnose(
+    folder: Path, training: Path, evaluated: Sequence[int], num_skills: tuple[int, int]
+) -> set[int]:
     """Write the diagnosis; returns the env steps of the policies that it looked at.
 
-    Those are the last before half of training's episodes succeed, and the last of all.
-    `num_skills`: n_Z and n_z.
+    Those are, of the `evaluated` ones, the last before half of training's episodes succeed, and the
+    last of all. `num_skills`: n_Z and n_z.
     """
     found = diagnose(read_run(training), num_skills)
-    evaluated = _evaluated(folder, training)
     first = found["first"]["training_0.5"]
     before = [steps for steps in evaluated if first is None or steps < first]
     moments = {
@@ -151,11 +153,10 @@ def _diagnose(folder: Path, training: Path, num_skills: tuple[int, int]) -> set[
     return {look["env_steps"] for look in looks.values() if look is not None}
 
 
-def _evaluated(folder: Path, training: Path) -> list[int]:
-    """Env steps of all evaluations whose policy is there; training may fail before it is saved."""
+def _evaluated(training: Path) -> list[int]:
+    """Env steps of all evaluations; none where the first was not due yet."""
     path = training / EVALUATIONS_FILE
-    found = {row["env_steps"] for row in read_lines(path)} if path.is_file() else set()
-    return sorted(x for x in found if checkpoint.policy_path(folder / "models", x).is_file())
+    return sorted({row["env_steps"] for row in read_lines(path)}) if path.is_file() else []
 
 
 def _delete_the_rest(models: Path, kept: set[int]) -> None:

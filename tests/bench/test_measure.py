@@ -136,6 +136,18 @@ def test_a_final_checkpoint_that_is_damaged_is_no_result(trained):
     assert not (folder / files.ABSOLUTE).exists()
 
 
+def test_the_last_policy_must_be_there_to_be_measured(trained, monkeypatch):
+    """Another one does not take its place, but where the run failed before it was saved."""
+    folder, _ = trained
+    monkeypatch.setattr(measure, "best_evaluation", lambda rows: 24)
+    checkpoint.policy_path(folder / "models", 72).unlink()
+    with pytest.raises(checkpoint.CheckpointError, match="policy_72"):
+        measure.measure(folder, 5)
+    assert not (folder / files.ABSOLUTE).exists()
+    measure.diagnose_failed(folder)
+    assert files.read_json(folder / files.DIAGNOSIS)["skills"]["last"]["env_steps"] == 48
+
+
 def test_a_policy_that_is_gone_is_named(trained):
     folder, config = trained
     assert dataclasses.asdict(config)["keep_policies"]
