@@ -95,10 +95,16 @@ class Config:
     team_coef: float = 0.1
     """Weight of log q_D(Z | s) in the discoverer's reward [lambda_D]; 0: q_D is not trained."""
     individual_coef: float = 0.2
-    """Weight of log q_d(z | o, Z) in the discoverer's reward [lambda_d]; 0: q_d is not trained."""
+    """Weight of log q_d(z | o, Z), or its log-odds (individual_reward), in the discoverer's reward
+    [lambda_d]; 0: q_d is not trained."""
+    individual_reward: Literal["log_q", "log_odds"] = "log_odds"
+    """What it is worth that q_d names an individual skill. 'log_q' (paper): levels off where q_d is
+    nearly sure, so a skill may stop on the way, and the most likely action walk against a wall
+    there. 'log_odds': log q_d - log(1 - q_d), which goes on growing with the distance from where
+    other skills lead."""
     intrinsic_offset: Literal["none", "log_n"] = "none"
-    """'none': the paper's log q, at most 0. 'log_n': adds log n to each, so that chance is worth 0
-    and ending an episode early is not attractive."""
+    """'none': log q, at most 0, or log-odds as they are. 'log_n': adds what makes chance worth 0,
+    log n or log(n - 1), so that ending an episode early is not attractive."""
     high_discount: Literal["paper", "smdp"] = "smdp"
     """'smdp': gamma counts once per step, inside the sum and between decisions: a decision that
     wastes k steps costs a share 1 - gamma^k of what can still be won. 'paper': a segment's reward

@@ -81,6 +81,7 @@ _PAPER_COMMON: dict[str, Any] = {  # Table 1, and what MAPPO's and the authors' 
     "advantage_floor": 0.0,
     "agent_id": False,
     "reset_hidden_on_skill": False,
+    "individual_reward": "log_q",
     "intrinsic_offset": "none",
     "high_discount": "paper",
     "exploration_start": 0,

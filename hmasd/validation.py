@@ -310,6 +310,15 @@ def _level_problems(config: Config) -> Iterator[str]:
             "high_level = 'random' with low_level = 'action' plays at random and learns nothing: "
             "set high_level = 'coordinator' or low_level = 'discoverer'"
         )
+    if (
+        config.individual_reward == "log_odds"
+        and config.num_agent_skills == 1
+        and config.individual_coef > 0
+    ):
+        yield (
+            "individual_reward = 'log_odds' compares skills, and num_agent_skills = 1 leaves "
+            "nothing to compare: set individual_coef = 0, or num_agent_skills to 2 or more"
+        )
 
 
 def _nearest_divisors(number: int, near: int) -> list[int]:

@@ -81,7 +81,8 @@ def test_a_change_fits_every_task(name, tmp_path):
 OFF = {  # what the paper does not have, and the value with which it is not there
     **{"skill_gain": 0.01, "discriminator_smoothness": 0, "discriminator_balance": False},
     **{"advantage_floor": 0, "agent_id": False, "reset_hidden_on_skill": False},
-    **{"intrinsic_offset": "none", "high_discount": "paper", "coordinator_kl_limit": 0},
+    **{"individual_reward": "log_q", "intrinsic_offset": "none", "high_discount": "paper"},
+    **{"coordinator_kl_limit": 0},
     **{"exploration_start": 0, "winning_step": 1, "losing_entropy": 1},
     **{"policy_average": 1},
     **{"critic_input": "state", "high_level": "coordinator", "low_level": "discoverer"},

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from hmasd.algorithm import losses
-from hmasd.algorithm.intrinsic import chance_offset, mix_rewards
+from hmasd.algorithm.intrinsic import chance_offset, log_odds, mix_rewards
 from hmasd.algorithm.optimization import (
     Learner,
     Means,
@@ -166,31 +166,39 @@ class Discriminators:
         self.individual_learner = Learner("individual discriminator", individual, config, ranks)
 
     @torch.no_grad()
-    def log_probs(self, rollout: LowRollout) -> tuple[Tensor, Tensor]:
-        """Log q_D(Z | s_{t+1}) [T, E] and log q_d(z^i | o^i_{t+1}, Z) [T, E, N]; 0 if not asked."""
-        individual_logp = torch.zeros_like(rollout.logp)
-        team_logp = individual_logp[..., 0].clone()
+    def certainty(self, rollout: LowRollout) -> tuple[Tensor, Tensor]:
+        """How sure they are of the skills in force, by what a step reached; 0 if not asked.
+
+        Returns:
+            log q_D(Z | s_{t+1}) [T, E], and log q_d(z^i | o^i_{t+1}, Z) or its log-odds [T, E, N].
+        """
+        individual = torch.zeros_like(rollout.logp)
+        team = individual[..., 0].clone()
         if self.team_counts:
-            logits = self.team(rollout.next_state)
-            team_logp = score_categorical(logits, rollout.team_skill).logp
+            team = score_categorical(self.team(rollout.next_state), rollout.team_skill).logp
         if self.individual_counts:
-            skills = rollout.team_skill.unsqueeze(-1).expand_as(rollout.agent_skills)
-            logits = self.individual(rollout.next_obs, skills)
-            individual_logp = score_categorical(logits, rollout.agent_skills).logp
-        return team_logp, individual_logp
+            skills, chosen = rollout.team_skill.unsqueeze(-1), rollout.agent_skills
+            logits = self.individual(rollout.next_obs, skills.expand_as(chosen))
+            if self.config.individual_reward == "log_odds":
+                individual = log_odds(logits, chosen)
+            else:
+                individual = score_categorical(logits, chosen).logp
+        return team, individual
 
     def rewards(self, rollout: LowRollout) -> RewardParts:
         """The discoverer's reward in every step (HMASD eq. 4)."""
         config, device = self.config, rollout.logp.device
-        team_logp, individual_logp = self.log_probs(rollout)
-        team_logp += chance_offset(config.intrinsic_offset, config.num_team_skills)
-        individual_logp += chance_offset(config.intrinsic_offset, config.num_agent_skills)
+        team, individual = self.certainty(rollout)
+        offset, kind = config.intrinsic_offset, config.individual_reward
+        team += chance_offset(offset, config.num_team_skills)
+        if self.individual_counts:
+            individual += chance_offset(offset, config.num_agent_skills, kind)
         if rollout.alive is not None:  # what a dead agent sees tells nothing of its skill
-            individual_logp *= to_device(rollout.alive, device)
+            individual *= to_device(rollout.alive, device)
         return mix_rewards(
             to_device(rollout.reward, device),
-            team_logp,
-            individual_logp,
+            team,
+            individual,
             extrinsic_coef=config.extrinsic_coef,
             team_coef=config.team_coef,
             individual_coef=config.individual_coef,

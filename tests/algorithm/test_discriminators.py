@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -190,6 +191,7 @@ def test_counts_by_hand() -> None:
 def test_a_skill_that_is_seldom_chosen_counts_like_the_others(balance: bool) -> None:
     """In one place with 95 % of skill 0: balanced discriminators cannot tell, others guess it."""
     config = replace(SMALL, num_agent_skills=2, discriminator_balance=balance, learning_rate=0.01)
+    config = replace(config, individual_reward="log_q")
     player = Player(replace(config, discriminator_epochs=60, discriminator_rounds=1), Counter(4))
     rollout = full_round(player)
     seldom = torch.rand(rollout.agent_skills.shape, generator=generator()) < 0.05
@@ -202,7 +204,7 @@ def test_a_skill_that_is_seldom_chosen_counts_like_the_others(balance: bool) -> 
     discriminators = player.agent.discriminators
     discriminators.update(same, generator())
     for logp, skill in zip(
-        discriminators.log_probs(same), (same.team_skill, same.agent_skills), strict=True
+        discriminators.certainty(same), (same.team_skill, same.agent_skills), strict=True
     ):
         rare = float(logp[skill == 1].exp().mean())
         assert rare == pytest.approx(0.5 if balance else 0.05, abs=0.1 if balance else 0.05)
@@ -213,12 +215,13 @@ def full_round(player: Player) -> LowRollout:
     return player.agent.low_storage.rollout(player.agent.policy_version)
 
 
-def test_scores_are_those_of_the_skill_in_force(float64: None) -> None:
-    """Cell by cell: log q_D(Z | s_{t+1}), log q_d(z^i | o^i_{t+1}, Z)."""
-    player = Player(SMALL, Counter(4, end_chances=(0.1, 0.1)))
+@pytest.mark.parametrize("kind", ["log_q", "log_odds"])
+def test_scores_are_those_of_the_skill_in_force(float64: None, kind: Any) -> None:
+    """Cell by cell: log q_D(Z | s_{t+1}), log q_d(z^i | o^i_{t+1}, Z) or its log-odds."""
+    player = Player(replace(SMALL, individual_reward=kind), Counter(4, end_chances=(0.1, 0.1)))
     rollout = full_round(player)
     discriminators = player.agent.discriminators
-    team, individual = discriminators.log_probs(rollout)
+    team, individual = discriminators.certainty(rollout)
     assert (team.shape, individual.shape) == ((12, 4), (12, 4, 2))
     with torch.no_grad():
         for t in range(12):
@@ -227,11 +230,11 @@ def test_scores_are_those_of_the_skill_in_force(float64: None) -> None:
                 expected = discriminators.team(rollout.next_state[t, e]).log_softmax(-1)[skill]
                 torch.testing.assert_close(team[t, e], expected)
                 for n in range(2):
-                    log_probs = discriminators.individual(rollout.next_obs[t, e, n], skill)
-                    log_probs = log_probs.log_softmax(-1)
-                    expected = log_probs[rollout.agent_skills[t, e, n]]
+                    logits = discriminators.individual(rollout.next_obs[t, e, n], skill)
+                    q = logits.softmax(-1)[rollout.agent_skills[t, e, n]]
+                    expected = q.log() - (1 - q).log() if kind == "log_odds" else q.log()
                     torch.testing.assert_close(individual[t, e, n], expected)
-    before = discriminators.log_probs(
+    before = discriminators.certainty(
         rollout._replace(next_state=rollout.state, next_obs=rollout.obs)
     )
     assert (before[0] - team).abs().max() > 1e-3  # control: s_t in place of s_{t+1}
@@ -241,7 +244,7 @@ def test_scores_are_those_of_the_skill_in_force(float64: None) -> None:
 def test_scores_carry_no_gradient() -> None:
     player = Player(SMALL, Counter(4))
     assert not any(
-        x.requires_grad for x in player.agent.discriminators.log_probs(full_round(player))
+        x.requires_grad for x in player.agent.discriminators.certainty(full_round(player))
     )
 
 

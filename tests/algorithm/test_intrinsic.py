@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from hmasd.algorithm.intrinsic import chance_offset, mix_rewards
+from hmasd.algorithm.intrinsic import chance_offset, log_odds, mix_rewards
 
 
 def test_mix_by_hand() -> None:
@@ -52,4 +52,28 @@ def test_parts_add_up_and_reach_the_right_agent() -> None:
 def test_a_guess_at_random_is_worth_nothing_with_log_n() -> None:
     for n in (2, 4, 8):
         assert math.log(1 / n) + chance_offset("log_n", n) == pytest.approx(0)
-        assert chance_offset("none", n) == 0.0
+        by_chance = float(log_odds(torch.zeros(n), torch.tensor(1)))
+        assert by_chance + chance_offset("log_n", n, "log_odds") == pytest.approx(0, abs=1e-6)
+        assert chance_offset("none", n) == chance_offset("none", n, "log_odds") == 0.0
+
+
+def test_log_odds_by_hand() -> None:
+    """Of 1/2 it is even; of 1/4 one to three; of 9/10 nine to one."""
+    logits = torch.tensor([[0.5, 0.25, 0.25], [0.5, 0.25, 0.25], [0.05, 0.9, 0.05]]).log()
+    odds = log_odds(logits, torch.tensor([0, 1, 1]))
+    assert odds.tolist() == pytest.approx([0, -math.log(3), math.log(9)], abs=1e-6)
+
+
+def test_log_odds_are_those_of_the_softmax(float64: None) -> None:
+    logits = 3 * torch.randn(5, 2, 7)
+    choice = torch.randint(7, (5, 2))
+    q = logits.softmax(-1).gather(-1, choice.unsqueeze(-1)).squeeze(-1)
+    torch.testing.assert_close(log_odds(logits, choice), q.log() - (1 - q).log())
+
+
+def test_log_odds_go_on_where_log_q_levels_off() -> None:
+    """100 nats ahead, where 1 - q is 0 in these numbers; log q is the control."""
+    near, far = torch.tensor([[100.0, 0, 0]]), torch.tensor([[101.0, 0, 0]])
+    own = torch.tensor([0])
+    assert float(log_odds(far, own) - log_odds(near, own)) == pytest.approx(1)
+    assert float(far.log_softmax(-1)[0, 0] - near.log_softmax(-1)[0, 0]) == 0
