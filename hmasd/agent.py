@@ -67,7 +67,8 @@ class HMASDAgent:
         config, nets, ranks = self.config, self.networks, self.ranks
         self.exploration, novelty = Exploration(config), None
         if config.novelty_coef > 0 and config.exploration_start > 0 and self._coordinator_learns:
-            novelty = Novelty(env.state_size, config.seed, self.device, ranks)
+            interval = config.survey_interval
+            novelty = Novelty(env.state_size, config.seed, self.device, ranks, interval=interval)
         high = nets.coordinator, nets.high_normalizer
         self.coordinator = Coordinator(config, *high, ranks, novelty)
         self.discoverer = Discoverer(config, nets.actor, nets.critic, nets.low_normalizer, ranks)

@@ -25,6 +25,7 @@ AT_LEAST_ZERO = frozenset(
         "samples_at_once",
         "compare_interval",
         "exploration_start",
+        "survey_interval",
     }
 )
 """Whole numbers that may be 0; all others must be at least 1."""

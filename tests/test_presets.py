@@ -94,7 +94,10 @@ HOW_IT_RUNS = {
     *("checkpoint_interval", "auto_resume", "output_dir", "log_level", "compare_interval"),
     *("seed", "device", "threads", "matmul_precision", "samples_at_once"),
 }
-UNUSED = {"novelty_coef", "exploration_batch_size", "exploration_epochs", "max_batch_factor"}
+UNUSED = {
+    *("novelty_coef", "exploration_batch_size", "exploration_epochs", "survey_interval"),
+    "max_batch_factor",
+}
 
 
 @pytest.mark.parametrize("row", ROWS, ids=[row[1] for row in ROWS])

@@ -69,6 +69,8 @@ class Coordinator:
             self.survey(segments, explores)
         else:
             metrics = self.update(self.prepare(segments, explores), explores)
+            if explores:
+                metrics |= self._look_back(segments)
         is_stuck = exploration.is_stuck(env_steps)
         if is_stuck:
             self.begin_anew()
@@ -76,9 +78,11 @@ class Coordinator:
         return metrics | ({"high/begins_anew": float(is_stuck)} if explores else {})
 
     def begin_anew(self) -> None:
-        """Forget all that was learned but the survey, which tells of the skills."""
+        """Forget all that was learned but the survey by chance, which tells of the skills."""
         self.learner.begin_anew(self._first)
         self.normalizer.forget()
+        if self.novelty is not None:
+            self.novelty.start_over()
 
     def plans_survey(self, explores: bool) -> bool:
         """Whether skills are to be chosen by chance from here on; past surveys are forgotten."""
@@ -92,6 +96,13 @@ class Coordinator:
         """Look at what chance leads to, unless nobody asks for it any more."""
         if self.novelty is not None and explores:
             self.novelty.survey(segments)
+
+    def _look_back(self, segments: HighRollout) -> Metrics:
+        """After an update: what it was rewarded for becomes usual from time to time."""
+        if self.novelty is None or not self.novelty.is_known:
+            return {}
+        self.novelty.follow(segments)
+        return {"high/surveys": float(len(self.novelty.surveys))}
 
     def prepare(self, segments: HighRollout, explores: bool = False) -> HighBatch:
         """Advantages and targets of a batch of segments, one per token.
@@ -111,7 +122,7 @@ class Coordinator:
         novelty = None
         if self.novelty is not None and explores and self.novelty.is_known:
             novelty = self.novelty.of(segments.mean_state)
-            bonus = self.novelty_coef * self.novelty.rise(segments, novelty)
+            bonus = self.novelty_coef * self.novelty.rise(segments)
             segments = segments._replace(reward=segments.reward + to_host(bonus))
         real_value = self.normalizer.denormalize(value)
         advantage = self._advantage(segments, real_value, self.normalizer.denormalize(next_value))

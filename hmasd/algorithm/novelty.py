@@ -1,8 +1,8 @@
-"""Stop 5, high level: how seldom chance leads to what segments pass through (`novelty_coef`)."""
+"""Stop 5, high level: how new it is what segments pass through (`novelty_coef`)."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,8 +14,7 @@ from hmasd.types import HighRollout
 
 NUM_DIRECTIONS = 128  # two features each; the update costs their number cubed
 LENGTH_SCALE = 5.0  # standard deviations of a state's entries: states farther apart are strangers
-DEVIATIONS = 2.0  # of chance's log novelty above its mean, that are nothing to be rewarded
-SURVEY = 2  # batches of segments under skills by chance
+DEVIATIONS = 2.0  # of a survey's log novelty above its mean, that are nothing to be rewarded
 
 
 def random_directions(state_size: int, seed: int) -> Tensor:
@@ -53,77 +52,124 @@ def novelty(features: Tensor, precision: Tensor) -> Tensor:
     return torch.linalg.solve_triangular(lower, features.T, upper=False).norm(dim=0)
 
 
+class Survey(NamedTuple):
+    """What some segments led to."""
+
+    precision: Tensor  # Λ of a batch that is remembered [F, F]
+    usual: Tensor  # mean and deviation of log b, by Λ, in the batch after it [2]
+
+
 class Novelty:
-    """How seldom chance choices of skills lead to what segments pass through; same on all ranks.
+    """How seldom segments so far led to what later ones pass through; same on all ranks.
 
     A survey comes first: of two batches of segments under skills by chance the first is remembered,
-    the second tells how new what is usual seems beside it. Then nothing more is remembered, so what
-    is rare stays worth looking for however often it is found.
+    the second tells how new what is usual seems beside it. What a survey remembers stays, so what
+    chance seldom finds is worth looking for however often it is found. But all that chance never
+    finds is equally new to it: of two diamonds it tells nothing of a third. So every `interval`
+    updates there is another survey, of where the coordinator has come to, and what is rare is worth
+    the sum of what it is to all of them: each is a rung of a ladder.
     """
 
     def __init__(
-        self, state_size: int, seed: int, device: torch.device, ranks: Ranks = ALONE
+        self,
+        state_size: int,
+        seed: int,
+        device: torch.device,
+        ranks: Ranks = ALONE,
+        *,
+        interval: int = 0,
     ) -> None:
+        """`interval`: updates from one survey to the next; 0: there is only the first."""
         self.ranks = ranks
+        self.interval = interval
         self.directions = to_device(random_directions(state_size, seed), device)
         self.forget()
 
     def forget(self) -> None:
-        """Begin anew, with a survey."""
-        size = 2 * NUM_DIRECTIONS
-        self.precision = torch.eye(size, dtype=torch.float64, device=self.directions.device)
-        self.usual = self.directions.new_zeros(2)  # mean and deviation of log b by chance
-        self.surveyed = 0  # batches
+        """Begin anew, with a survey by chance."""
+        self._keep([])
+
+    def start_over(self) -> None:
+        """Keep the first survey alone, which tells of the skills and of no coordinator."""
+        self._keep(self.surveys[:1])
+
+    def _keep(self, surveys: list[Survey]) -> None:
+        self.surveys = surveys
+        self.begun: Tensor | None = None  # Λ of a survey whose second batch is to come
+        self.updates = 0  # of the coordinator since
 
     @property
     def is_known(self) -> bool:
-        """Whether the survey is over."""
-        return self.surveyed == SURVEY
+        """Whether the first survey is over."""
+        return len(self.surveys) > 0
 
     def survey(self, segments: HighRollout) -> None:
-        """Take in one of the survey's batches: segments under skills by chance."""
-        if self.surveyed == 0:
-            features = fourier_features(segments.mean_state, self.directions)
-            self.precision += self.ranks.sum(features.T @ features)
-        else:
-            log_new = self.of(segments.mean_state).log()
-            mean = self.ranks.mean(log_new)
-            deviation = self.ranks.mean((log_new - mean).square()).sqrt()
-            self.usual = torch.stack([mean, deviation])
-        self.surveyed += 1
+        """Take in one of a survey's two batches."""
+        features = fourier_features(segments.mean_state, self.directions)
+        if self.begun is None:
+            seen = self.ranks.sum(features.T @ features)
+            self.begun = torch.eye(len(seen), dtype=seen.dtype, device=seen.device) + seen
+            return
+        log_new = novelty(features, self.begun).log()
+        mean = self.ranks.mean(log_new)
+        deviation = self.ranks.mean((log_new - mean).square()).sqrt()
+        self.surveys.append(Survey(self.begun, torch.stack([mean, deviation])))
+        self.begun = None
+
+    def follow(self, segments: HighRollout) -> None:
+        """Take in that the coordinator has learned from a batch: the last two are a survey."""
+        self.updates += 1
+        if self.interval > 0 and (self.updates + 1) % self.interval < 2:
+            self.survey(segments)
 
     def of(self, state: Tensor) -> Tensor:
-        """How new each state [D, S] is, 1 to 0: [D] float64."""
-        return novelty(fourier_features(state, self.directions), self.precision)
+        """How new each state [D, S] is to chance, 1 to 0: [D] float64."""
+        return novelty(fourier_features(state, self.directions), self.surveys[0].precision)
 
-    def rise(self, segments: HighRollout, new: Tensor) -> Tensor:
+    def worth(self, state: Tensor) -> Tensor:
+        """Φ, how much each state [D, S] stands out of what is usual, over all surveys: [D].
+
+        Of one survey it is max(0, log b - mean - 2 deviations), so its own spread counts nothing.
+        """
+        features = fourier_features(state, self.directions)
+        found = [
+            standing_out(novelty(features, precision).log(), usual)
+            for precision, usual in self.surveys
+        ]
+        return torch.stack(found).sum(0)
+
+    def rise(self, segments: HighRollout) -> Tensor:
         """By how much more what a segment passed through stands out than what came before it: [D].
 
-        Each is worth Φ = max(0, log b - mean - 2 deviations), so chance's own spread counts
-        nothing. A segment gets Φ less the Φ of the one before it in its episode: a rare thing
+        A segment gets Φ less the Φ of the one before it in its episode: a rare thing
         pays once, when it comes, and who goes to a rare place pays back what it got on leaving;
         what an episode ends with is not paid back.
-
-        Args:
-            segments: after the survey.
-            new: b of their mean states [D].
         """
-        after, before = (
-            standing_out(b.log(), self.usual) for b in (new, self.of(segments.mean_before))
-        )
+        after, before = self.worth(segments.mean_state), self.worth(segments.mean_before)
         first = to_device(segments.is_first, before.device)
         return (after - before.masked_fill(first, 0)).to(segments.state.dtype)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to go on exactly."""
-        names = ("directions", "precision", "usual", "surveyed")
-        return {name: getattr(self, name) for name in names}
+        begun = [] if self.begun is None else [self.begun]
+        surveys = [list(survey) for survey in self.surveys]
+        return {
+            "directions": self.directions,
+            "surveys": surveys,
+            "begun": begun,
+            "updates": self.updates,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on exactly from `state_dict`."""
-        for name in ("directions", "precision", "usual"):
-            setattr(self, name, state[name].to(self.directions, copy=True))
-        self.surveyed = state["surveyed"]
+
+        def copies(tensors: list[Tensor]) -> list[Tensor]:
+            return [x.to(self.directions, copy=True) for x in tensors]
+
+        self._keep([Survey(*copies(survey)) for survey in state["surveys"]])
+        (self.directions,) = copies([state["directions"]])
+        self.begun = next(iter(copies(state["begun"])), None)
+        self.updates = state["updates"]
 
 
 def standing_out(log_novelty: Tensor, usual: Tensor) -> Tensor:
@@ -133,7 +179,7 @@ def standing_out(log_novelty: Tensor, usual: Tensor) -> Tensor:
 
     Args:
         log_novelty: log b [D].
-        usual: mean and deviation of log b where skills are chosen by chance.
+        usual: mean and deviation of log b in a survey.
     """
     mean, deviation = usual
     return (log_novelty - mean - DEVIATIONS * deviation).clamp(min=0)

@@ -33,6 +33,7 @@ TAGS: dict[str, str] = {
     "high/ratio_start": "1 + largest |ratio - 1| of the coordinator before its first gradient step",
     "high/epochs": "passes of the coordinator's update, fewer where coordinator_kl_limit ended it",
     "high/novelty": "mean novelty of what segments passed through, 1 to 0",
+    "high/surveys": "surveys of what is usual, by chance and since",
     "high/segments": "segments in the coordinator's batch",
     "high/segment_length": "mean steps of a segment",
     "high/cut_share": "share of the segments that the coordinator's update cut short",

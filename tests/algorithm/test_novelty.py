@@ -43,14 +43,11 @@ def segments(
     return HighRollout(**nothing | known)
 
 
-def rise(memory: Novelty, found: HighRollout) -> Tensor:
-    return memory.rise(found, memory.of(found.mean_state))
-
-
 @pytest.mark.parametrize("visits", [0, 1, 5, 40])
 def test_a_state_seen_n_times_is_worth_one_over_root_of_one_plus_n(visits: int) -> None:
     memory, state = Novelty(20, 3, CPU), states(1)
     memory.survey(segments(state.expand(visits, -1)))
+    memory.survey(segments(states(5)))  # what is usual does not count here
     assert float(memory.of(state)) == pytest.approx(1 / math.sqrt(1 + visits), rel=1e-5)
 
 
@@ -80,7 +77,8 @@ def test_features_approximate_the_kernel() -> None:
 def test_what_was_never_seen_stays_new_beside_what_was() -> None:
     memory = Novelty(20, 3, CPU)
     ordinary, rare = states(1).expand(1000, -1), -states(1)
-    memory.survey(segments(ordinary + 0.05 * states(1000, seed=1)))
+    for seed in (1, 2):
+        memory.survey(segments(ordinary + 0.05 * states(1000, seed=seed)))
     assert float(memory.of(ordinary[:1])) < 0.1
     assert float(memory.of(rare)) > 0.7
 
@@ -114,13 +112,15 @@ def surveyed(number: int = 400) -> tuple[Novelty, Tensor]:
 def test_the_second_batch_of_a_survey_says_what_is_usual_beside_the_first() -> None:
     memory, beside = Novelty(20, 3, CPU), Novelty(20, 3, CPU)
     first, second = states(50), states(30, seed=1)
-    for one in (memory, beside):
+    for one, usual in ((memory, second), (beside, states(7, seed=2))):
         one.survey(segments(first))
+        one.survey(segments(usual))
+    (found,), (other,) = memory.surveys, beside.surveys
     log_new = beside.of(second).log()
-    memory.survey(segments(second))
     expected = [float(log_new.mean()), float(log_new.std(correction=0))]
-    assert memory.usual.tolist() == pytest.approx(expected)
-    assert torch.equal(memory.precision, beside.precision)
+    assert found.usual.tolist() == pytest.approx(expected)
+    assert other.usual.tolist() != pytest.approx(expected)
+    assert torch.equal(found.precision, other.precision)
 
 
 def test_a_rare_thing_pays_once_and_a_rarer_one_again() -> None:
@@ -128,20 +128,21 @@ def test_a_rare_thing_pays_once_and_a_rarer_one_again() -> None:
     memory, (centre, rare, rarer) = surveyed()
     passed = torch.stack([centre, rare, rare, rarer])
     before = torch.stack([rarer, centre, rare, rare])  # of the first one nothing counts
-    pays = rise(memory, segments(passed, before, [True, False, False, False]))
+    pays = memory.rise(segments(passed, before, [True, False, False, False]))
     assert pays[0] == pays[2] == 0
     assert pays[1] > 0.3
     assert pays[3] > 0.3
     log_new = memory.of(torch.stack([rare, rarer])).log()
-    at_first = float(log_new[0] - memory.usual[0] - 2 * memory.usual[1])
+    mean, deviation = memory.surveys[0].usual
+    at_first = float(log_new[0] - mean - 2 * deviation)
     assert float(pays[1]) == pytest.approx(at_first, rel=1e-4)
     assert float(pays[3]) == pytest.approx(float(log_new[1] - log_new[0]), rel=1e-4)
 
 
 def test_who_leaves_a_rare_place_pays_back_what_it_got_there() -> None:
     memory, (centre, rare, _) = surveyed()
-    there, back = rise(
-        memory, segments(torch.stack([rare, centre]), torch.stack([centre, rare]), [False, False])
+    there, back = memory.rise(
+        segments(torch.stack([rare, centre]), torch.stack([centre, rare]), [False, False])
     )
     assert there > 0.3
     assert there + back == 0
@@ -150,20 +151,66 @@ def test_who_leaves_a_rare_place_pays_back_what_it_got_there() -> None:
 def test_finding_it_often_does_not_make_it_usual_until_all_is_forgotten() -> None:
     memory, (centre, rare, _) = surveyed()
     found = segments(rare.unsqueeze(0), centre.unsqueeze(0), [False])
-    pays = [float(rise(memory, found)) for _ in range(5)]
+    pays = [float(memory.rise(found)) for _ in range(5)]
     assert len(set(pays)) == 1
     memory.forget()
     assert not memory.is_known
-    assert float(memory.of(rare.unsqueeze(0))) == pytest.approx(1.0)
+
+
+def test_what_chance_never_finds_is_told_apart_by_what_was_found_since() -> None:
+    """To chance a second and a third thing are equally new; the control has only its survey."""
+    climbs, stays = (Novelty(20, 3, CPU, interval=interval) for interval in (2, 0))
+    centre = states(1)
+    second = torch.where(torch.arange(20) < 3, 12.0, centre)
+    third = torch.where(torch.arange(20) > 16, -12.0, second)
+    passed = segments(third, second, [False])
+    for memory in (climbs, stays):
+        for seed in (1, 2):
+            memory.survey(segments(centre + 0.1 * states(400, seed=seed)))
+        alone = float(memory.rise(passed))
+        assert alone < 0.1 < float(memory.worth(second))
+        for seed in (3, 4):
+            memory.follow(segments(second + 0.1 * states(400, seed=seed)))
+        assert float(memory.rise(passed)) == pytest.approx(alone) or memory is climbs
+    assert float(climbs.rise(passed)) > 1
+    assert (len(climbs.surveys), len(stays.surveys)) == (2, 1)
+    worth, first = climbs.worth(second), stays.worth(second)
+    torch.testing.assert_close(worth, first)  # what was worth something stays so
+
+
+@pytest.mark.parametrize(("interval", "expected"), [(0, []), (2, [2, 4, 6, 8, 10]), (5, [5, 10])])
+def test_the_last_two_updates_of_an_interval_are_a_survey(
+    interval: int, expected: list[int]
+) -> None:
+    memory = Novelty(20, 3, CPU, interval=interval)
+    finished = []
+    for update in range(1, 11):
+        before = len(memory.surveys)
+        memory.follow(segments(states(6, seed=update)))
+        finished += [update] * (len(memory.surveys) - before)
+    assert finished == expected
+
+
+def test_a_coordinator_that_begins_anew_keeps_the_survey_by_chance_alone() -> None:
+    memory, _ = surveyed()
+    first = memory.surveys[0]
+    memory.interval = 3
+    for seed in range(5):  # one more survey, and half of the next
+        memory.follow(segments(states(6, seed=seed)))
+    assert len(memory.surveys) == 2 and memory.begun is not None
+    memory.start_over()
+    (kept,) = memory.surveys
+    assert kept is first
+    assert memory.begun is None and memory.updates == 0
 
 
 def test_wandering_pays_hardly_anything() -> None:
     """Control: the plain novelty pays for all of it."""
     memory, (centre, rare, _) = surveyed()
     wandering = centre + 0.2 * states(2000, seed=5)
-    assert float(rise(memory, segments(wandering)).mean()) < 0.02
+    assert float(memory.rise(segments(wandering)).mean()) < 0.02
     assert float(memory.of(wandering).mean()) > 0.03
-    assert float(rise(memory, segments(rare.unsqueeze(0)))) > 0.3
+    assert float(memory.rise(segments(rare.unsqueeze(0)))) > 0.3
 
 
 # --- in the coordinator --------------------------------------------------------------------------
@@ -215,7 +262,7 @@ def test_the_bonus_is_the_rise_and_of_its_weight(monkeypatch: pytest.MonkeyPatch
         assert "high/policy_loss" not in survey.metrics
         memory.survey(survey.segments)
     for one in found[5:8]:
-        risen = rise(memory, one.segments)
+        risen = memory.rise(one.segments)
         torch.testing.assert_close(one.reward, one.segments.reward + 0.25 * risen)
         expected = float(memory.of(one.segments.mean_state).mean())
         assert one.metrics["high/novelty"] == pytest.approx(expected, rel=1e-5)
@@ -246,7 +293,8 @@ def test_a_survey_that_the_time_cuts_short_is_forgotten(monkeypatch: pytest.Monk
     found = updates(config, 3, monkeypatch, agents)
     assert [one.reward is None for one in found] == [False, True, True]
     assert not agents[0].team.surveys
-    assert agents[0].coordinator.novelty.surveyed == 0
+    novelty = agents[0].coordinator.novelty
+    assert novelty is not None and not novelty.is_known and novelty.begun is None
 
 
 @pytest.mark.parametrize("never", [{"novelty_coef": 0.0}, {"exploration_start": 0}])
@@ -329,11 +377,20 @@ def test_without_weight_there_is_no_survey_and_no_bonus(monkeypatch: pytest.Monk
 def test_what_was_surveyed_is_saved_and_taken_over() -> None:
     """Control: a memory that was not loaded finds everything new."""
     saved, rare = surveyed()
+    saved.follow(segments(states(1)))
+    saved.survey(segments(rare))  # the first batch of a second one
     loaded, fresh = (Novelty(20, seed, CPU) for seed in (4, 3))
     loaded.load_state_dict(saved.state_dict())
     assert loaded.is_known and not fresh.is_known
-    assert torch.equal(rise(loaded, segments(rare)), rise(saved, segments(rare)))
+    assert loaded.updates == 1
+    assert torch.equal(loaded.rise(segments(rare)), saved.rise(segments(rare)))
     expected = loaded.of(rare)
-    saved.forget()  # what was loaded is a copy
+    for memory in (saved, loaded):
+        memory.survey(segments(rare + 0.1 * states(len(rare), seed=9)))
+        assert len(memory.surveys) == 2
+    assert torch.equal(loaded.worth(rare), saved.worth(rare))
+    for seed in (1, 2):
+        fresh.survey(segments(states(20, seed=seed)))
+    saved.surveys[0].precision.zero_()  # what was loaded is a copy
     assert torch.equal(loaded.of(rare), expected)
-    assert (fresh.of(rare) - expected).min() > 1e-3
+    assert (fresh.of(rare) - expected).abs().min() > 1e-3
