@@ -133,7 +133,7 @@ class Config:
     """PPO passes of an exploring coordinator over a batch of segments."""
     survey_interval: int = 10
     """Updates of an exploring coordinator from one survey to the next. The first is of what chance
-    leads to, the others of what it has come to itself; what is new to several is worth the sum, so
+    leads to, the others of what it has come to itself; what is new is worth the mean over all, so
     after the second of several things to do the third is worth looking for. 0: only the first."""
 
     # --- optimisation -------------------------------------------------------------------------

@@ -67,7 +67,8 @@ class Novelty:
     chance seldom finds is worth looking for however often it is found. But all that chance never
     finds is equally new to it: of two diamonds it tells nothing of a third. So every `interval`
     updates there is another survey, of where the coordinator has come to, and what is rare is worth
-    the sum of what it is to all of them: each is a rung of a ladder.
+    the mean of what it is to all of them: each is a rung of a ladder. (Their sum would grow while
+    the coordinator stays where it is, until winning is little beside it.)
     """
 
     def __init__(
@@ -127,7 +128,7 @@ class Novelty:
         return novelty(fourier_features(state, self.directions), self.surveys[0].precision)
 
     def worth(self, state: Tensor) -> Tensor:
-        """Φ, how much each state [D, S] stands out of what is usual, over all surveys: [D].
+        """Φ, how much each state [D, S] stands out of what is usual, mean over all surveys: [D].
 
         Of one survey it is max(0, log b - mean - 2 deviations), so its own spread counts nothing.
         """
@@ -136,7 +137,7 @@ class Novelty:
             standing_out(novelty(features, precision).log(), usual)
             for precision, usual in self.surveys
         ]
-        return torch.stack(found).sum(0)
+        return torch.stack(found).mean(0)
 
     def rise(self, segments: HighRollout) -> Tensor:
         """By how much more what a segment passed through stands out than what came before it: [D].

@@ -172,10 +172,10 @@ def test_what_chance_never_finds_is_told_apart_by_what_was_found_since() -> None
         for seed in (3, 4):
             memory.follow(segments(second + 0.1 * states(400, seed=seed)))
         assert float(memory.rise(passed)) == pytest.approx(alone) or memory is climbs
-    assert float(climbs.rise(passed)) > 1
+    assert float(climbs.rise(passed)) > 0.5
     assert (len(climbs.surveys), len(stays.surveys)) == (2, 1)
-    worth, first = climbs.worth(second), stays.worth(second)
-    torch.testing.assert_close(worth, first)  # what was worth something stays so
+    # What was worth something to chance stays so, in the mean with what is usual by now.
+    torch.testing.assert_close(climbs.worth(second), stays.worth(second) / 2)
 
 
 @pytest.mark.parametrize(("interval", "expected"), [(0, []), (2, [2, 4, 6, 8, 10]), (5, [5, 10])])
