@@ -29,7 +29,10 @@ from hmasd.cli import load_config
 from hmasd.config import Config
 from hmasd.training.loop import Trainer
 
-TAGS = ("rollout/episodes", "rollout/success", "high/entropy_agent", "high/novelty")
+TAGS = (
+    *("rollout/episodes", "rollout/success", "high/entropy_agent", "high/novelty"),
+    "high/surveys",
+)
 
 
 def train(config: Config, networks: dict[str, torch.Tensor]) -> list[dict[str, float]]:

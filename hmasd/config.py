@@ -113,8 +113,9 @@ class Config:
     novelty_coef: float = 1.0
     """Weight of a bonus in the coordinator's reward, while it explores, for what a segment brings
     about that chance choices of skills hardly ever do, such as a thing collected, where the team
-    reward needs more steps in a row than chance makes. 1: what is four times as rare is worth 0.7
-    more, paid once, when it comes about; the less, the more is won. 0: none."""
+    reward needs more steps in a row than chance makes. 1: what is four times as rare (to all
+    surveys, see survey_interval) is worth 0.7 more, paid once, when it comes about; the less, the
+    more is won. 0: none."""
     exploration_start: int = 1_000_000
     """Env steps after which the coordinator explores for twice as many, if fewer than one in ten
     of about the last 100 episodes was won; then training as before goes on for as many as at first,
@@ -213,7 +214,8 @@ class Config:
     discriminator_smoothness: float = 0.4
     """How much the discriminators' logits may change in one env step [c]. They are then sure of a
     skill only many steps away from where the others lead, so skills go on to the extremes of what
-    can be reached. About 10 / k is a good value; 0: no limit (paper)."""
+    can be reached. 0.4 is good for k = 25 and walks of a dozen steps, 1 for k = 50 and longer
+    ones, where log_odds are the reward; about 10 / k for log_q. 0: no limit (paper)."""
 
     # --- networks -----------------------------------------------------------------------------
     hidden_size: int = 64

@@ -313,12 +313,18 @@ def _level_problems(config: Config) -> Iterator[str]:
         )
     if (
         config.individual_reward == "log_odds"
+        and config.low_level == "discoverer"
         and config.num_agent_skills == 1
         and config.individual_coef > 0
     ):
         yield (
             "individual_reward = 'log_odds' compares skills, and num_agent_skills = 1 leaves "
             "nothing to compare: set individual_coef = 0, or num_agent_skills to 2 or more"
+        )
+    if config.survey_interval == 1:
+        yield (
+            "survey_interval = 1 is too short, a survey takes the segments of two updates: set it "
+            "to 2 or more, or to 0 for the first survey only"
         )
 
 

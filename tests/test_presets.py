@@ -135,6 +135,7 @@ PLAIN_COORDINATOR = {
         ("no_intrinsic", TEAM_REWARD_ALONE | {"high_level": "coordinator"}),
         ("no_high_level", {"high_level": "random", "num_agent_skills": 12, "team_coef": 0.1}),
         ("asynchronous", {"sync_mode": False, "batch_size": 128}),
+        ("long_walks", {"skill_interval": 50, "individual_reward": "log_odds"}),
     ],
 )
 def test_each_change_is_what_its_name_says(name, meant):

@@ -95,7 +95,7 @@ class Coordinator:
     def survey(self, segments: HighRollout, explores: bool) -> None:
         """Look at what chance leads to, unless nobody asks for it any more."""
         if self.novelty is not None and explores:
-            self.novelty.survey(segments)
+            self.novelty.take_in(segments)
 
     def _look_back(self, segments: HighRollout) -> Metrics:
         """After an update: what it was rewarded for becomes usual from time to time."""
@@ -121,7 +121,7 @@ class Coordinator:
             )  # [D, N+1], normalised units
         novelty = None
         if self.novelty is not None and explores and self.novelty.is_known:
-            novelty = self.novelty.of(segments.mean_state)
+            novelty = self.novelty.new_to_chance(segments.mean_state)
             bonus = self.novelty_coef * self.novelty.rise(segments)
             segments = segments._replace(reward=segments.reward + to_host(bonus))
         real_value = self.normalizer.denormalize(value)

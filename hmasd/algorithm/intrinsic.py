@@ -29,7 +29,7 @@ def mix_rewards(
     team_coef: float,
     individual_coef: float,
 ) -> RewardParts:
-    """r_l^i = λ_e r_t + λ_D log q_D(Z | s_{t+1}) + λ_d log q_d(z^i | o^i_{t+1}, Z).
+    """r_l^i = λ_e r_t + λ_D log q_D(Z | s_{t+1}) + λ_d log q_d(z^i | o^i_{t+1}, Z), or log-odds.
 
     Args:
         reward: [T, E] team reward.

@@ -14,6 +14,7 @@ from hmasd.types import HighRollout
 
 NUM_DIRECTIONS = 128  # two features each; the update costs their number cubed
 LENGTH_SCALE = 5.0  # standard deviations of a state's entries: states farther apart are strangers
+MOST_SURVEYS = 32  # the first and the latest; each is half a megabyte
 DEVIATIONS = 2.0  # of a survey's log novelty above its mean, that are nothing to be rewarded
 
 
@@ -38,7 +39,7 @@ def fourier_features(state: Tensor, directions: Tensor) -> Tensor:
     return torch.cat([phase.cos(), phase.sin()], dim=-1) / directions.shape[1] ** 0.5
 
 
-def novelty(features: Tensor, precision: Tensor) -> Tensor:
+def novelty(features: Tensor, lower: Tensor) -> Tensor:
     """B = √(φᵀ Λ⁻¹ φ): [D], the elliptical bonus of LSVI-UCB (Jin et al., COLT 2020).
 
     With Λ = I + Σ φφᵀ over the states seen it is the standard deviation of a Gaussian process that
@@ -46,17 +47,23 @@ def novelty(features: Tensor, precision: Tensor) -> Tensor:
 
     Args:
         features: φ [D, F].
-        precision: Λ [F, F], symmetric, positive definite.
+        lower: L [F, F] of Λ = L Lᵀ.
     """
-    lower = torch.linalg.cholesky_ex(precision).L  # plain cholesky would wait to look for errors
     return torch.linalg.solve_triangular(lower, features.T, upper=False).norm(dim=0)
+
+
+def memory_of(features: Tensor, ranks: Ranks = ALONE) -> Tensor:
+    """L of Λ = L Lᵀ = I + Σ φφᵀ over all ranks' features φ [D, F]: [F, F]."""
+    seen = ranks.sum(features.T @ features)
+    precision = torch.eye(len(seen), dtype=seen.dtype, device=seen.device) + seen
+    return torch.linalg.cholesky_ex(precision).L  # plain cholesky would wait to look for errors
 
 
 class Survey(NamedTuple):
     """What some segments led to."""
 
-    precision: Tensor  # Λ of a batch that is remembered [F, F]
-    usual: Tensor  # mean and deviation of log b, by Λ, in the batch after it [2]
+    lower: Tensor  # L of a batch that is remembered [F, F]
+    usual: Tensor  # mean and deviation of log b, by L, in the batch after it [2]
 
 
 class Novelty:
@@ -92,11 +99,12 @@ class Novelty:
 
     def start_over(self) -> None:
         """Keep the first survey alone, which tells of the skills and of no coordinator."""
-        self._keep(self.surveys[:1])
+        if self.is_known:
+            self._keep(self.surveys[:1])
 
     def _keep(self, surveys: list[Survey]) -> None:
         self.surveys = surveys
-        self.begun: Tensor | None = None  # Λ of a survey whose second batch is to come
+        self.begun: Tensor | None = None  # L of a survey whose second batch is to come
         self.updates = 0  # of the coordinator since
 
     @property
@@ -104,28 +112,34 @@ class Novelty:
         """Whether the first survey is over."""
         return len(self.surveys) > 0
 
-    def survey(self, segments: HighRollout) -> None:
+    def take_in(self, segments: HighRollout) -> None:
         """Take in one of a survey's two batches."""
         features = fourier_features(segments.mean_state, self.directions)
         if self.begun is None:
-            seen = self.ranks.sum(features.T @ features)
-            self.begun = torch.eye(len(seen), dtype=seen.dtype, device=seen.device) + seen
+            self.begun = memory_of(features, self.ranks)
             return
         log_new = novelty(features, self.begun).log()
         mean = self.ranks.mean(log_new)
         deviation = self.ranks.mean((log_new - mean).square()).sqrt()
         self.surveys.append(Survey(self.begun, torch.stack([mean, deviation])))
         self.begun = None
+        if len(self.surveys) > MOST_SURVEYS:
+            del self.surveys[1]
 
     def follow(self, segments: HighRollout) -> None:
         """Take in that the coordinator has learned from a batch: the last two are a survey."""
         self.updates += 1
-        if self.interval > 0 and (self.updates + 1) % self.interval < 2:
-            self.survey(segments)
+        if self.interval == 0:
+            return
+        left = -self.updates % self.interval  # updates until the survey is over
+        if left == 1:
+            self.begun = None
+        if left < 2:
+            self.take_in(segments)
 
-    def of(self, state: Tensor) -> Tensor:
-        """How new each state [D, S] is to chance, 1 to 0: [D] float64."""
-        return novelty(fourier_features(state, self.directions), self.surveys[0].precision)
+    def new_to_chance(self, state: Tensor) -> Tensor:
+        """B of each state [D, S] to the first survey, 1 to 0: [D] float64."""
+        return novelty(fourier_features(state, self.directions), self.surveys[0].lower)
 
     def worth(self, state: Tensor) -> Tensor:
         """Φ, how much each state [D, S] stands out of what is usual, mean over all surveys: [D].
@@ -134,8 +148,7 @@ class Novelty:
         """
         features = fourier_features(state, self.directions)
         found = [
-            standing_out(novelty(features, precision).log(), usual)
-            for precision, usual in self.surveys
+            standing_out(novelty(features, lower).log(), usual) for lower, usual in self.surveys
         ]
         return torch.stack(found).mean(0)
 
@@ -143,8 +156,8 @@ class Novelty:
         """By how much more what a segment passed through stands out than what came before it: [D].
 
         A segment gets Φ less the Φ of the one before it in its episode: a rare thing
-        pays once, when it comes, and who goes to a rare place pays back what it got on leaving;
-        what an episode ends with is not paid back.
+        pays once, when it comes, and who goes to a rare place pays back what it got on leaving
+        (but for a survey in between); what an episode ends with is not paid back.
         """
         after, before = self.worth(segments.mean_state), self.worth(segments.mean_before)
         first = to_device(segments.is_first, before.device)
@@ -152,24 +165,19 @@ class Novelty:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to go on exactly."""
-        begun = [] if self.begun is None else [self.begun]
         surveys = [list(survey) for survey in self.surveys]
-        return {
-            "directions": self.directions,
-            "surveys": surveys,
-            "begun": begun,
-            "updates": self.updates,
-        }
+        found = {"surveys": surveys, "begun": self.begun, "updates": self.updates}
+        return {"directions": self.directions, **found}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on exactly from `state_dict`."""
 
-        def copies(tensors: list[Tensor]) -> list[Tensor]:
-            return [x.to(self.directions, copy=True) for x in tensors]
+        def copied(x: Tensor) -> Tensor:
+            return x.to(self.directions, copy=True)
 
-        self._keep([Survey(*copies(survey)) for survey in state["surveys"]])
-        (self.directions,) = copies([state["directions"]])
-        self.begun = next(iter(copies(state["begun"])), None)
+        self._keep([Survey(*map(copied, survey)) for survey in state["surveys"]])
+        self.directions = copied(state["directions"])
+        self.begun = None if state["begun"] is None else copied(state["begun"])
         self.updates = state["updates"]
 
 

@@ -218,7 +218,7 @@ def test_who_wins_or_has_no_coordinator_does_not_explore() -> None:
 
 def test_a_coordinator_that_explored_for_nothing_begins_anew() -> None:
     """It explores from the second round on, and at the fourth has done so for two rounds."""
-    config = replace(EVERY_ROUND, learning_rate=0.01, exploration_epochs=2)
+    config = replace(EVERY_ROUND, learning_rate=0.01, exploration_epochs=2, survey_interval=2)
     player = Player(config, NeverWon(4), loud=False)
     coordinator, first = player.agent.coordinator, {}
     told, is_first = [], []
@@ -235,7 +235,8 @@ def test_a_coordinator_that_explored_for_nothing_begins_anew() -> None:
         assert (moments["exp_avg"].abs().sum() == 0) == is_first[-1]
     assert told == [None, 0, 0, 1, 0]
     assert is_first == [False, False, False, True, False]
-    assert coordinator.novelty.is_known  # the survey tells of the skills, which stayed
+    novelty = coordinator.novelty  # its first survey tells of the skills, which stayed
+    assert (len(novelty.surveys), novelty.updates) == (1, 1)
 
 
 def test_an_exploring_coordinator_has_batches_and_passes_of_its_own() -> None:

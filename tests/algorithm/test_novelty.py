@@ -15,6 +15,7 @@ from hmasd.algorithm.novelty import (
     LENGTH_SCALE,
     Novelty,
     fourier_features,
+    memory_of,
     novelty,
     random_directions,
     standing_out,
@@ -46,9 +47,9 @@ def segments(
 @pytest.mark.parametrize("visits", [0, 1, 5, 40])
 def test_a_state_seen_n_times_is_worth_one_over_root_of_one_plus_n(visits: int) -> None:
     memory, state = Novelty(20, 3, CPU), states(1)
-    memory.survey(segments(state.expand(visits, -1)))
-    memory.survey(segments(states(5)))  # what is usual does not count here
-    assert float(memory.of(state)) == pytest.approx(1 / math.sqrt(1 + visits), rel=1e-5)
+    memory.take_in(segments(state.expand(visits, -1)))
+    memory.take_in(segments(states(5)))  # what is usual does not count here
+    assert float(memory.new_to_chance(state)) == pytest.approx(1 / math.sqrt(1 + visits), rel=1e-5)
 
 
 def test_novelty_is_the_deviation_of_a_gaussian_process() -> None:
@@ -58,7 +59,7 @@ def test_novelty_is_the_deviation_of_a_gaussian_process() -> None:
     between = asked @ seen.T
     inverse = torch.linalg.inv(seen @ seen.T + torch.eye(40, dtype=torch.float64))
     expected = (1 - ((between @ inverse) * between).sum(-1)).sqrt()
-    got = novelty(asked, torch.eye(256, dtype=torch.float64) + seen.T @ seen)
+    got = novelty(asked, memory_of(seen))
     torch.testing.assert_close(got, expected, rtol=1e-9, atol=0)
 
 
@@ -78,9 +79,9 @@ def test_what_was_never_seen_stays_new_beside_what_was() -> None:
     memory = Novelty(20, 3, CPU)
     ordinary, rare = states(1).expand(1000, -1), -states(1)
     for seed in (1, 2):
-        memory.survey(segments(ordinary + 0.05 * states(1000, seed=seed)))
-    assert float(memory.of(ordinary[:1])) < 0.1
-    assert float(memory.of(rare)) > 0.7
+        memory.take_in(segments(ordinary + 0.05 * states(1000, seed=seed)))
+    assert float(memory.new_to_chance(ordinary[:1])) < 0.1
+    assert float(memory.new_to_chance(rare)) > 0.7
 
 
 def test_units_and_offset_of_a_state_do_not_count() -> None:
@@ -104,7 +105,7 @@ def surveyed(number: int = 400) -> tuple[Novelty, Tensor]:
     assert not memory.is_known
     for seed in (1, 2):
         wandering = centre + 0.2 * states(number, seed=seed)
-        memory.survey(segments(torch.cat([wandering, rare + 0.2 * states(4, seed=seed)])))
+        memory.take_in(segments(torch.cat([wandering, rare + 0.2 * states(4, seed=seed)])))
     assert memory.is_known
     return memory, torch.cat([centre, rare, rarer])
 
@@ -113,14 +114,14 @@ def test_the_second_batch_of_a_survey_says_what_is_usual_beside_the_first() -> N
     memory, beside = Novelty(20, 3, CPU), Novelty(20, 3, CPU)
     first, second = states(50), states(30, seed=1)
     for one, usual in ((memory, second), (beside, states(7, seed=2))):
-        one.survey(segments(first))
-        one.survey(segments(usual))
+        one.take_in(segments(first))
+        one.take_in(segments(usual))
     (found,), (other,) = memory.surveys, beside.surveys
-    log_new = beside.of(second).log()
+    log_new = beside.new_to_chance(second).log()
     expected = [float(log_new.mean()), float(log_new.std(correction=0))]
     assert found.usual.tolist() == pytest.approx(expected)
     assert other.usual.tolist() != pytest.approx(expected)
-    assert torch.equal(found.precision, other.precision)
+    assert torch.equal(found.lower, other.lower)
 
 
 def test_a_rare_thing_pays_once_and_a_rarer_one_again() -> None:
@@ -132,7 +133,7 @@ def test_a_rare_thing_pays_once_and_a_rarer_one_again() -> None:
     assert pays[0] == pays[2] == 0
     assert pays[1] > 0.3
     assert pays[3] > 0.3
-    log_new = memory.of(torch.stack([rare, rarer])).log()
+    log_new = memory.new_to_chance(torch.stack([rare, rarer])).log()
     mean, deviation = memory.surveys[0].usual
     at_first = float(log_new[0] - mean - 2 * deviation)
     assert float(pays[1]) == pytest.approx(at_first, rel=1e-4)
@@ -166,7 +167,7 @@ def test_what_chance_never_finds_is_told_apart_by_what_was_found_since() -> None
     passed = segments(third, second, [False])
     for memory in (climbs, stays):
         for seed in (1, 2):
-            memory.survey(segments(centre + 0.1 * states(400, seed=seed)))
+            memory.take_in(segments(centre + 0.1 * states(400, seed=seed)))
         alone = float(memory.rise(passed))
         assert alone < 0.1 < float(memory.worth(second))
         for seed in (3, 4):
@@ -209,7 +210,7 @@ def test_wandering_pays_hardly_anything() -> None:
     memory, (centre, rare, _) = surveyed()
     wandering = centre + 0.2 * states(2000, seed=5)
     assert float(memory.rise(segments(wandering)).mean()) < 0.02
-    assert float(memory.of(wandering).mean()) > 0.03
+    assert float(memory.new_to_chance(wandering).mean()) > 0.03
     assert float(memory.rise(segments(rare.unsqueeze(0)))) > 0.3
 
 
@@ -260,13 +261,33 @@ def test_the_bonus_is_the_rise_and_of_its_weight(monkeypatch: pytest.MonkeyPatch
     for survey in found[3:5]:
         assert survey.reward is None
         assert "high/policy_loss" not in survey.metrics
-        memory.survey(survey.segments)
+        memory.take_in(survey.segments)
     for one in found[5:8]:
         risen = memory.rise(one.segments)
         torch.testing.assert_close(one.reward, one.segments.reward + 0.25 * risen)
-        expected = float(memory.of(one.segments.mean_state).mean())
+        expected = float(memory.new_to_chance(one.segments.mean_state).mean())
         assert one.metrics["high/novelty"] == pytest.approx(expected, rel=1e-5)
     assert max(float((one.reward - one.segments.reward).max()) for one in found[5:8]) > 1e-3
+
+
+def test_surveys_go_on_in_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the sixth round on it explores: one update as ever, two of chance, four that learn."""
+    config = replace(EXPLORES, survey_interval=2, exploration_start=6 * SMALL.batch_size)
+    found = updates(config, 12, monkeypatch)
+    first, *later = [one for one in found if "high/explores" in one.metrics and one.reward is None]
+    learned = [one for one in found if "high/surveys" in one.metrics]
+    assert [one.metrics["high/surveys"] for one in learned] == [1, 2, 2, 3]
+    size = first.segments.state.shape[1]
+    climbs, stays = (Novelty(size, SMALL.seed, CPU, interval=interval) for interval in (2, 0))
+    for memory in (climbs, stays):
+        for one in (first, *later):
+            memory.take_in(one.segments)
+    for one in learned:
+        assert one.reward is not None
+        bonus = one.reward - one.segments.reward
+        torch.testing.assert_close(bonus, climbs.rise(one.segments), rtol=1e-4, atol=1e-5)
+        climbs.follow(one.segments)
+    assert (bonus - stays.rise(one.segments)).abs().max() > 1e-3  # control: chance's alone
 
 
 def test_chance_chooses_during_the_survey_and_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -374,23 +395,55 @@ def test_without_weight_there_is_no_survey_and_no_bonus(monkeypatch: pytest.Monk
         assert "high/novelty" not in learned.metrics
 
 
+@pytest.fixture
+def few_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hmasd.algorithm.novelty.MOST_SURVEYS", 3)
+
+
+def test_of_many_surveys_the_first_and_the_latest_are_kept(few_kept: None) -> None:
+    memory = Novelty(20, 3, CPU, interval=2)
+    made = []
+    for seed in range(12):
+        memory.take_in(segments(states(6, seed=seed)))
+        made += memory.surveys[-1:] if seed % 2 else []
+    assert [found is one for found, one in zip(memory.surveys, (made[0], *made[-2:]), strict=True)]
+    assert memory.surveys[0] is made[0]
+    assert memory.surveys[1:] == made[-2:]
+
+
+def test_a_survey_that_another_interval_cut_short_is_not_finished_by_a_later_batch() -> None:
+    memory, _ = surveyed()
+    memory.interval = 10
+    for seed in range(9):
+        memory.follow(segments(states(6, seed=seed)))
+    half = memory.begun
+    assert half is not None
+    memory.interval = 20
+    for seed in range(9, 19):
+        memory.follow(segments(states(6, seed=seed)))
+    assert len(memory.surveys) == 1
+    assert memory.begun is not None and memory.begun is not half
+    memory.follow(segments(states(6, seed=20)))
+    assert len(memory.surveys) == 2
+
+
 def test_what_was_surveyed_is_saved_and_taken_over() -> None:
     """Control: a memory that was not loaded finds everything new."""
     saved, rare = surveyed()
     saved.follow(segments(states(1)))
-    saved.survey(segments(rare))  # the first batch of a second one
+    saved.take_in(segments(rare))  # the first batch of a second one
     loaded, fresh = (Novelty(20, seed, CPU) for seed in (4, 3))
     loaded.load_state_dict(saved.state_dict())
     assert loaded.is_known and not fresh.is_known
     assert loaded.updates == 1
     assert torch.equal(loaded.rise(segments(rare)), saved.rise(segments(rare)))
-    expected = loaded.of(rare)
+    expected = loaded.new_to_chance(rare)
     for memory in (saved, loaded):
-        memory.survey(segments(rare + 0.1 * states(len(rare), seed=9)))
+        memory.take_in(segments(rare + 0.1 * states(len(rare), seed=9)))
         assert len(memory.surveys) == 2
     assert torch.equal(loaded.worth(rare), saved.worth(rare))
     for seed in (1, 2):
-        fresh.survey(segments(states(20, seed=seed)))
-    saved.surveys[0].precision.zero_()  # what was loaded is a copy
-    assert torch.equal(loaded.of(rare), expected)
-    assert (fresh.of(rare) - expected).abs().min() > 1e-3
+        fresh.take_in(segments(states(20, seed=seed)))
+    saved.surveys[0].lower.zero_()  # what was loaded is a copy
+    assert torch.equal(loaded.new_to_chance(rare), expected)
+    assert (fresh.new_to_chance(rare) - expected).abs().min() > 1e-3

@@ -88,6 +88,7 @@ def test_three_ranks_do_with_all_that_is_decided_on_their_numbers(tmp_path: Path
         "samples_at_once": 16,
         "exploration_start": 4 * 72,
         "exploration_batch_size": 12,
+        "survey_interval": 2,
         "extrinsic_coef": 0.0,  # so the skills pause, from the fourth round on
         "high_level_batch_size": 24,
     }

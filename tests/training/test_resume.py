@@ -37,7 +37,10 @@ from tests.helpers.runs import (
 )
 
 SCENARIOS: dict[str, dict[str, Any]] = {
-    "base": {"novelty_coef": 1.0, "exploration_start": 24, "exploration_batch_size": 4},
+    "base": {
+        **{"novelty_coef": 1.0, "exploration_start": 24, "exploration_batch_size": 4},
+        "survey_interval": 2,
+    },
     "agent_id": {"agent_id": True, "skill_input": "input", "critic_head": "team"},
     "reset_hidden": {"reset_hidden_on_skill": True},
     "smdp": {"high_discount": "smdp", "extrinsic_coef": 1.0, "discriminator_rounds": 1},
