@@ -56,7 +56,8 @@ def memory_of(features: Tensor, ranks: Ranks = ALONE) -> Tensor:
     """L of Λ = L Lᵀ = I + Σ φφᵀ over all ranks' features φ [D, F]: [F, F]."""
     seen = ranks.sum(features.T @ features)
     precision = torch.eye(len(seen), dtype=seen.dtype, device=seen.device) + seen
-    return torch.linalg.cholesky_ex(precision).L  # plain cholesky would wait to look for errors
+    lower = torch.linalg.cholesky_ex(precision).L  # plain cholesky would wait to look for errors
+    return lower.contiguous()  # as a checkpoint brings it back: another layout rounds otherwise
 
 
 class Survey(NamedTuple):
