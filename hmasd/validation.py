@@ -56,6 +56,7 @@ def validate(config: Config, world_size: int = 1) -> None:
         *_rank_problems(config, world_size),
         *_network_problems(config),
         *_level_problems(config),
+        *_skill_problems(config),
         *_env_problems(config),
         *_device_problems(config),
         *_file_problems(config),
@@ -311,6 +312,10 @@ def _level_problems(config: Config) -> Iterator[str]:
             "high_level = 'random' with low_level = 'action' plays at random and learns nothing: "
             "set high_level = 'coordinator' or low_level = 'discoverer'"
         )
+
+
+def _skill_problems(config: Config) -> Iterator[str]:
+    """Skills are compared with one another, and surveyed in two batches."""
     if (
         config.individual_reward == "log_odds"
         and config.low_level == "discoverer"
