@@ -280,9 +280,10 @@ class HMASDAgent:
         return numbers
 
     def _follow_wins(self) -> None:
-        """Let the sizes of all steps, the coordinator's entropy and its bonus follow the wins."""
+        """Let the size of all steps and the weights of rewards and entropy follow the wins."""
         for learner in self._learners:
             learner.size_steps(self.exploration.step_share)
+        self.discriminators.extrinsic_coef = self.exploration.extrinsic_coef
         self.coordinator.entropy_coef = self.exploration.entropy_coef
         self.coordinator.novelty_coef = self.exploration.novelty_coef
 

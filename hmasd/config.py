@@ -92,6 +92,11 @@ class Config:
     # --- rewards ------------------------------------------------------------------------------
     extrinsic_coef: float = 0.0
     """Weight of the team reward in the discoverer's reward [lambda_e]."""
+    winning_extrinsic_coef: float = 10.0
+    """What is added to extrinsic_coef when all of the last 100 episodes were won; before, it grows
+    with the share of wins. Skills that are paid nothing for it may rest beside what is to be done,
+    and greedy play with them; those that earn the team reward from the start do not pause, which
+    who searches needs. 0: nothing (paper)."""
     team_coef: float = 0.1
     """Weight of log q_D(Z | s) in the discoverer's reward [lambda_D]; 0: q_D is not trained."""
     individual_coef: float = 0.2
@@ -135,7 +140,8 @@ class Config:
     survey_interval: int = 10
     """Updates of an exploring coordinator from one survey to the next. The first is of what chance
     leads to, the others of what it has come to itself; what is new is worth the mean over all, so
-    after the second of several things to do the third is worth looking for. 0: only the first."""
+    after the second of several things to do the third is worth looking for. None while one in a
+    hundred episodes is won. 0: only the first."""
 
     # --- optimisation -------------------------------------------------------------------------
     learning_rate: float = 1e-3

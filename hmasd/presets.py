@@ -86,6 +86,7 @@ _PAPER_COMMON: dict[str, Any] = {  # Table 1, and what MAPPO's and the authors' 
     "high_discount": "paper",
     "exploration_start": 0,
     "winning_step": 1.0,
+    "winning_extrinsic_coef": 0.0,
     "policy_average": 1,
     "losing_entropy": 1.0,
     "discriminator_balance": False,
@@ -143,6 +144,7 @@ _MAPPO: dict[str, Any] = {  # the discoverer with one skill and only the team re
     "skill_gain": 0.01,  # of the only skill: no preference at the start
     "low_entropy_coef": 0.01,
     "winning_step": 1.0,
+    "winning_extrinsic_coef": 0.0,
     "policy_average": 1,
 }
 
@@ -166,7 +168,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     # the paper's ablations; on Alice_and_Bob its own setting already has lambda_e = 0
     "no_team_skill": {"num_team_skills": 1, "team_coef": 0.0},
     "no_individual_skill": {"num_agent_skills": 1, "individual_coef": 0.0},
-    "no_extrinsic": {"extrinsic_coef": 0.0},
+    "no_extrinsic": {"extrinsic_coef": 0.0, "winning_extrinsic_coef": 0.0},
     "no_intrinsic": {"extrinsic_coef": 1.0, "team_coef": 0.0, "individual_coef": 0.0},
     # the guide's "original version": small batches of several policy versions, 32 steps in a row
     "asynchronous": {"sync_mode": False, "batch_size": 128, "chunk_length": 32},

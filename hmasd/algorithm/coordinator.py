@@ -70,7 +70,7 @@ class Coordinator:
         else:
             metrics = self.update(self.prepare(segments, explores), explores)
             if explores:
-                metrics |= self._look_back(segments)
+                metrics |= self._look_back(segments, exploration.wins_some)
         is_stuck = exploration.is_stuck(env_steps)
         if is_stuck:
             self.begin_anew()
@@ -97,11 +97,15 @@ class Coordinator:
         if self.novelty is not None and explores:
             self.novelty.take_in(segments)
 
-    def _look_back(self, segments: HighRollout) -> Metrics:
-        """After an update: what it was rewarded for becomes usual from time to time."""
+    def _look_back(self, segments: HighRollout, wins_some: bool) -> Metrics:
+        """After an update: what it was rewarded for becomes usual from time to time.
+
+        Not while it wins: what leads there is to be kept, so it has to stay worth something.
+        """
         if self.novelty is None or not self.novelty.is_known:
             return {}
-        self.novelty.follow(segments)
+        if not wins_some:
+            self.novelty.follow(segments)
         return {"high/surveys": float(len(self.novelty.surveys))}
 
     def prepare(self, segments: HighRollout, explores: bool = False) -> HighBatch:

@@ -158,6 +158,7 @@ class Discriminators:
         self.ranks = ranks
         self.team = team
         self.individual = individual
+        self.extrinsic_coef = config.extrinsic_coef
         # A discriminator whose reward has no weight is neither asked nor trained.
         self.team_counts = config.team_coef > 0
         self.individual_counts = config.individual_coef > 0
@@ -199,7 +200,7 @@ class Discriminators:
             to_device(rollout.reward, device),
             team,
             individual,
-            extrinsic_coef=config.extrinsic_coef,
+            extrinsic_coef=self.extrinsic_coef,
             team_coef=config.team_coef,
             individual_coef=config.individual_coef,
         )

@@ -50,7 +50,7 @@ class Exploration:
         self.success += (won - ended * self.success) / max(WINDOW, ended)
         time = self._is_time(env_steps)
         if self.is_on and self._explores:
-            self.is_on = self.success < MOST and (time or self.success >= SOME)
+            self.is_on = self.success < MOST and (time or self.wins_some)
         elif time and self.success < FEW:
             self.is_on, self.since = True, env_steps
         else:
@@ -66,6 +66,11 @@ class Exploration:
         """
         for_long = env_steps - self.since >= self.config.exploration_start
         return self.is_on and self._is_time(env_steps) and for_long
+
+    @property
+    def wins_some(self) -> bool:
+        """Whether something is won that is worth keeping."""
+        return self.success >= SOME
 
     @property
     def _explores(self) -> bool:
@@ -97,6 +102,11 @@ class Exploration:
     def step_share(self) -> float:
         """Share of the learning rate: who wins learns more carefully (`winning_step`)."""
         return 1 + (self.config.winning_step - 1) * self.success
+
+    @property
+    def extrinsic_coef(self) -> float:
+        """λ_e: who wins is paid for it (`winning_extrinsic_coef`)."""
+        return self.config.extrinsic_coef + self.success * self.config.winning_extrinsic_coef
 
     @property
     def entropy_coef(self) -> float:

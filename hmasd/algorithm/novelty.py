@@ -76,7 +76,8 @@ class Novelty:
     finds is equally new to it: of two diamonds it tells nothing of a third. So every `interval`
     updates there is another survey, of where the coordinator has come to, and what is rare is worth
     the mean of what it is to all of them: each is a rung of a ladder. (Their sum would grow while
-    the coordinator stays where it is, until winning is little beside it.)
+    the coordinator stays where it is, until winning is little beside it.) While something is won
+    there is none.
     """
 
     def __init__(

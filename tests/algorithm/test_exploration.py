@@ -201,10 +201,11 @@ def test_the_skills_pause_while_the_coordinator_explores() -> None:
 def test_skills_that_earn_the_team_reward_go_on_learning() -> None:
     config = replace(EVERY_ROUND, exploration_start=ROUND)
     (*_, paused), (*_, learned) = (
-        rounds(replace(config, extrinsic_coef=coef), 1)[0] for coef in (0.0, 1.0)
+        rounds(replace(config, extrinsic_coef=coef, winning_extrinsic_coef=5.0), 1)[0]
+        for coef in (0.0, 1.0)
     )
     assert paused["high/explores"] == learned["high/explores"] == 1
-    assert "low/policy_loss" not in paused
+    assert "low/policy_loss" not in paused  # it would earn something only if it won
     assert "low/policy_loss" in learned
 
 
@@ -263,12 +264,14 @@ def test_the_critics_memory_goes_on_through_a_pause() -> None:
 
 
 @pytest.mark.parametrize(
-    ("env", "step_size", "entropy"), [(AlwaysWon, 0.25, 0.2), (NeverWon, 1, 0.1)]
+    ("env", "step_size", "entropy", "extrinsic"),
+    [(AlwaysWon, 0.25, 0.2, 5.0), (NeverWon, 1, 0.1, 1.0)],
 )
-def test_who_wins_learns_carefully_and_keeps_all_skills_in_use(
-    env: type[Counter], step_size: float, entropy: float
+def test_who_wins_learns_carefully_is_paid_for_it_and_keeps_all_skills_in_use(
+    env: type[Counter], step_size: float, entropy: float, extrinsic: float
 ) -> None:
     settings = {"winning_step": 0.25, "losing_entropy": 0.5, "high_entropy_coef": 0.2}
+    settings |= {"extrinsic_coef": 1.0, "winning_extrinsic_coef": 4.0}
     config = replace(SMALL, learning_rate=0.01, **settings)
     *_, (player, *_) = rounds(config, 100, env)
     agent = player.agent
@@ -277,6 +280,7 @@ def test_who_wins_learns_carefully_and_keeps_all_skills_in_use(
         size = learner.optimizer.adam.param_groups[0]["lr"]
         assert size == pytest.approx(0.01 * step_size, rel=0.3)
     assert agent.coordinator.entropy_coef == pytest.approx(entropy, rel=0.1)
+    assert agent.discriminators.extrinsic_coef == pytest.approx(extrinsic, rel=0.1)
     *_, (player, *_) = rounds(replace(config, winning_step=1.0, losing_entropy=1.0), 20, env)
     assert player.agent.coordinator.entropy_coef == 0.2
     for learner in player.agent._learners:
