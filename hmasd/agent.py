@@ -276,6 +276,7 @@ class HMASDAgent:
         numbers = read(metrics, self._learners)
         self.low_storage.clear()
         self.high_storage.end_round()
+        self.networks.actor.sharpness.fill_(self.exploration.sharpness)  # of the round that begins
         follow(self.played, self.networks, self.average.newest_share(self.exploration.success))
         return numbers
 

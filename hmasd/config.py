@@ -150,6 +150,11 @@ class Config:
     """Share of the step size that is left when all of the last 100 episodes were won; in between it
     falls with the share of wins. "Win or learn fast" (Bowling & Veloso 2002): what wins together
     should not move on from each other. 1: the step size never falls (paper)."""
+    winning_sharpness: float = 3.0
+    """Power that the probabilities of actions are raised to when all of the last 100 episodes were
+    won (and scaled to sum to 1); before, it grows from 1 with the share of wins. Play by chance
+    leaves a wrong most likely action sooner or later, greedy play never does: what is nearly greedy
+    in training loses by it, and learns. 1: probabilities are what the network says (paper)."""
     policy_average: int = 400
     """The policy that is evaluated and played elsewhere is the average over about this many updates
     of the one that learns, if all of the last 100 episodes were won; the less is won, the fewer

@@ -192,10 +192,17 @@ class SkillCoordinator(nn.Module):
 
 
 class SkillActor(nn.Module):
-    """Low level: own observation and own skill z^i -> action; sees nothing else (decentralised)."""
+    """Low level: own observation and own skill z^i -> action; sees nothing else (decentralised).
+
+    The policy is p^κ, scaled to sum to 1, p what the parameters alone would make it: logits are
+    multiplied by κ, variances divided by it.
+    """
+
+    sharpness: Tensor  # κ, which is not learned
 
     def __init__(self, sizes: NetworkSizes, action_space: Space) -> None:
         super().__init__()
+        self.register_buffer("sharpness", torch.ones(()))
         self.discrete = isinstance(action_space, Discrete)
         if isinstance(action_space, Discrete):
             num_outputs = int(action_space.n)
@@ -231,7 +238,9 @@ class SkillActor(nn.Module):
             Logits (discrete) or means (continuous) [L, B, A], GRU states [L, B, d].
         """
         output, states = self.body(obs, skill, hidden, keep)
-        return distributions.mask_logits(output, mask) if self.discrete else output, states
+        if self.discrete:
+            output = distributions.mask_logits(output * self.sharpness, mask)
+        return output, states
 
     def sample(self, output: Tensor, noise: Tensor | None) -> Draw:
         """Draw actions from `forward`'s output [..., A]; without noise: the most likely.
@@ -240,7 +249,7 @@ class SkillActor(nn.Module):
         """
         if self.discrete:
             return distributions.sample_categorical(output, noise)
-        return distributions.sample_gaussian(output, self.log_std, noise)
+        return distributions.sample_gaussian(output, self._log_deviation, noise)
 
     def act(
         self,
@@ -257,7 +266,8 @@ class SkillActor(nn.Module):
             The draw, [B, ...], and the GRU state after the step [B, d].
         """
         if self.discrete and noise is not None:
-            choice, logp, state = self.body.act(obs, skill, hidden, keep, mask, noise)
+            sharpness = self.sharpness
+            choice, logp, state = self.body.act(obs, skill, hidden, keep, mask, noise, sharpness)
             return Draw(choice, logp), state
         obs, skill, keep = (x.unsqueeze(0) for x in (obs, skill, keep))
         mask = None if mask is None else mask.unsqueeze(0)
@@ -269,9 +279,14 @@ class SkillActor(nn.Module):
         if self.discrete:
             return distributions.score_categorical(output, action)
         return Score(
-            distributions.gaussian_log_prob(output, self.log_std, action),
-            distributions.gaussian_entropy(output, self.log_std),
+            distributions.gaussian_log_prob(output, self._log_deviation, action),
+            distributions.gaussian_entropy(output, self._log_deviation),
         )
+
+    @property
+    def _log_deviation(self) -> Tensor:
+        """Of continuous actions: [A]."""
+        return self.log_std - 0.5 * self.sharpness.log()
 
 
 class SkillCritic(nn.Module):

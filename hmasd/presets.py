@@ -87,6 +87,7 @@ _PAPER_COMMON: dict[str, Any] = {  # Table 1, and what MAPPO's and the authors' 
     "exploration_start": 0,
     "winning_step": 1.0,
     "winning_extrinsic_coef": 0.0,
+    "winning_sharpness": 1.0,
     "policy_average": 1,
     "losing_entropy": 1.0,
     "discriminator_balance": False,
@@ -145,6 +146,7 @@ _MAPPO: dict[str, Any] = {  # the discoverer with one skill and only the team re
     "low_entropy_coef": 0.01,
     "winning_step": 1.0,
     "winning_extrinsic_coef": 0.0,
+    "winning_sharpness": 1.0,
     "policy_average": 1,
 }
 

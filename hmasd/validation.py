@@ -33,6 +33,7 @@ POSITIVE = frozenset(
     {
         *("learning_rate", "adam_eps", "max_grad_norm", "clip", "huber_delta"),
         *("env_timeout", "reduce_timeout", "rank_timeout", "eval_timeout"),
+        "winning_sharpness",
     }
 )
 """Numbers that must be more than 0; all others must be at least 0."""

@@ -292,6 +292,40 @@ def test_continuous_actor(float64: None) -> None:
     assert not torch.equal(action, mean)
 
 
+@pytest.mark.parametrize("masked", [False, True])
+@torch.no_grad()
+def test_a_sharp_policy_is_a_power_of_the_plain_one(masked: bool, float64: None) -> None:
+    """Of p it is p³ / Σ p³, where it is scored and where it acts."""
+    actor = nets().actor
+    obs, skill = torch.randn(1, 50, OBS), torch.randint(3, (1, 50))
+    mask = torch.tensor([[True, False, True, True, True]]).expand(1, 50, 5) if masked else None
+    plain = actor_call(actor, obs, skill, mask)[0].softmax(-1)
+    actor.sharpness.fill_(3.0)
+    cubed = plain**3 / (plain**3).sum(-1, keepdim=True)
+    sharp, _ = actor_call(actor, obs, skill, mask)
+    torch.testing.assert_close(sharp.softmax(-1), cubed)
+    rows = obs[0], skill[0], torch.zeros(50, SMALL.hidden_size), torch.ones(50)
+    drawn, _ = actor.act(*rows, None if mask is None else mask[0], uniform(50))
+    chosen = drawn.choice.unsqueeze(-1)
+    torch.testing.assert_close(drawn.logp.exp(), cubed[0].gather(-1, chosen).squeeze(-1))
+    assert (cubed - plain).abs().max() > 0.1  # control
+
+
+def test_a_sharp_continuous_policy_is_a_power_of_the_plain_one(float64: None) -> None:
+    """So log-densities differ three times as much from place to place, and around one mean."""
+    actor = nets(action_space=Box(-1, 1, (2,))).actor
+    mean, one, other = torch.randn(3, 5, 2)
+    with torch.no_grad():
+        actor.log_std.copy_(torch.tensor([-0.5, 0.3]))
+    plain = actor.score(mean, one).logp - actor.score(mean, other).logp
+    actor.sharpness.fill_(3.0)
+    sharp = actor.score(mean, one).logp - actor.score(mean, other).logp
+    torch.testing.assert_close(sharp, 3 * plain)
+    drawn = actor.sample(mean, torch.randn(5, 2))
+    torch.testing.assert_close(actor.score(mean, drawn.choice).logp, drawn.logp)
+    assert torch.equal(actor.sample(mean, None).choice, mean)
+
+
 def test_discrete_actor_is_greedy_without_noise() -> None:
     actor = nets().actor
     output, _ = actor_call(actor, torch.randn(2, 50, OBS), torch.randint(3, (2, 50)))

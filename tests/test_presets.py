@@ -84,7 +84,7 @@ OFF = {  # what the paper does not have, and the value with which it is not ther
     **{"individual_reward": "log_q", "intrinsic_offset": "none", "high_discount": "paper"},
     **{"coordinator_kl_limit": 0},
     **{"exploration_start": 0, "winning_step": 1, "losing_entropy": 1},
-    **{"winning_extrinsic_coef": 0, "policy_average": 1},
+    **{"winning_extrinsic_coef": 0, "winning_sharpness": 1, "policy_average": 1},
     **{"critic_input": "state", "high_level": "coordinator", "low_level": "discoverer"},
     **{"batch_schedule": "constant", "sync_mode": True, "team_reward": "sum"},
 }
@@ -113,7 +113,7 @@ ONE_SKILL = {"num_team_skills": 1, "num_agent_skills": 1, "high_level": "random"
 TEAM_REWARD_ALONE = {"extrinsic_coef": 1, "team_coef": 0, "individual_coef": 0}
 CENTRAL_CRITIC = {"critic_head": "team", "critic_input": "state"}
 NO_HABITS = {
-    **{"winning_step": 1, "winning_extrinsic_coef": 0},
+    **{"winning_step": 1, "winning_extrinsic_coef": 0, "winning_sharpness": 1},
     **{"skill_gain": 0.01, "policy_average": 1},
 }
 EVERY_STEP = {"low_level": "action", "skill_interval": 1, "num_team_skills": 1}

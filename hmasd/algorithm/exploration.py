@@ -104,6 +104,11 @@ class Exploration:
         return 1 + (self.config.winning_step - 1) * self.success
 
     @property
+    def sharpness(self) -> float:
+        """κ of the actor: who wins plays nearly as greedily as it will (`winning_sharpness`)."""
+        return 1 + (self.config.winning_sharpness - 1) * self.success
+
+    @property
     def extrinsic_coef(self) -> float:
         """λ_e: who wins is paid for it (`winning_extrinsic_coef`)."""
         return self.config.extrinsic_coef + self.success * self.config.winning_extrinsic_coef

@@ -70,8 +70,9 @@ class SkillConditionedGRU(nn.Module):
         keep: Tensor,
         mask: Tensor | None,
         uniform: Tensor,
+        scale: Tensor,
     ) -> Step:
-        """One step of B sequences whose outputs are logits, and a draw from them, all [B, ...].
+        """One step of B sequences, and a draw by logits that are the scaled outputs: all [B, ...].
 
         Args:
             inputs: [B, input_size].
@@ -80,9 +81,11 @@ class SkillConditionedGRU(nn.Module):
             keep: [B], 0 where it restarts.
             mask: [B, num_outputs] bool, what may be chosen; None: all.
             uniform: [B] in [0, 1), the draws.
+            scale: [].
         """
         placed = self._place_skill(inputs, skill)
-        weights = (self.mlp.weights, self._gru_weights, self._head_weights)
+        head = [*self._head_weights[:-2], *(scale * x for x in self._head_weights[-2:])]
+        weights = (self.mlp.weights, self._gru_weights, head)
         return act_categorical(*placed, hidden, keep, mask, uniform, *weights)
 
     def _place_skill(self, inputs: Tensor, skill: Tensor) -> tuple[Tensor, Tensor | None]:

@@ -264,17 +264,21 @@ def test_the_critics_memory_goes_on_through_a_pause() -> None:
 
 
 @pytest.mark.parametrize(
-    ("env", "step_size", "entropy", "extrinsic"),
-    [(AlwaysWon, 0.25, 0.2, 5.0), (NeverWon, 1, 0.1, 1.0)],
+    ("env", "step_size", "entropy", "extrinsic", "sharpness"),
+    [(AlwaysWon, 0.25, 0.2, 5.0, 3.0), (NeverWon, 1, 0.1, 1.0, 1.0)],
 )
 def test_who_wins_learns_carefully_is_paid_for_it_and_keeps_all_skills_in_use(
-    env: type[Counter], step_size: float, entropy: float, extrinsic: float
+    env: type[Counter], step_size: float, entropy: float, extrinsic: float, sharpness: float
 ) -> None:
     settings = {"winning_step": 0.25, "losing_entropy": 0.5, "high_entropy_coef": 0.2}
-    settings |= {"extrinsic_coef": 1.0, "winning_extrinsic_coef": 4.0}
+    settings |= {"extrinsic_coef": 1.0, "winning_extrinsic_coef": 4.0, "winning_sharpness": 3.0}
     config = replace(SMALL, learning_rate=0.01, **settings)
-    *_, (player, *_) = rounds(config, 100, env)
+    *before, (player, *_) = rounds(config, 100, env)
     agent = player.agent
+    for actor in (agent.networks.actor, agent.played.actor):
+        assert float(actor.sharpness) == pytest.approx(sharpness, rel=0.1)
+    found = [metrics["low/ratio_start"] for *_, metrics in before]
+    assert found == pytest.approx([1.0] * 99, abs=1e-4)  # what is learned from is what acted
     assert agent.exploration.success == pytest.approx(float(env is AlwaysWon), abs=0.1)
     for learner in agent._learners:
         size = learner.optimizer.adam.param_groups[0]["lr"]

@@ -38,6 +38,7 @@ def arguments(*, masked: bool) -> list[Tensor | None]:
         (torch.rand(ROWS, generator=generator) > 0.3).float(),
         mask if masked else None,
         torch.rand(ROWS, generator=generator),
+        torch.tensor(2.0),
     ]
 
 
@@ -64,14 +65,14 @@ def test_kernel_equals_float64(skill_at_input: bool, masked: bool) -> None:
 
 @torch.no_grad()
 def test_it_is_one_step_of_the_network() -> None:
-    network, (inputs, skill, hidden, keep, _, uniform) = (
+    network, (inputs, skill, hidden, keep, _, uniform, scale) = (
         body(skill_at_input=False),
         arguments(masked=False),
     )
-    step = network.act(inputs, skill, hidden, keep, None, uniform)
+    step = network.act(inputs, skill, hidden, keep, None, uniform, scale)
     logits, states = network(*(x.unsqueeze(0) for x in (inputs, skill)), hidden, keep.unsqueeze(0))
     assert torch.equal(step.state, states[0])
-    logp = logits[0].log_softmax(-1).gather(1, step.choice.unsqueeze(1)).squeeze(1)
+    logp = (scale * logits[0]).log_softmax(-1).gather(1, step.choice.unsqueeze(1)).squeeze(1)
     assert error([step.logp], [logp]) < 1e-5
 
 
@@ -79,10 +80,12 @@ def test_the_switch_and_gradients_go_to_the_twin() -> None:
     network, given = body(skill_at_input=False), arguments(masked=True)
     assert network.act(*given).logp.requires_grad
     with torch.no_grad():
+        *inputs, scale = given
+        scale.fill_(1.0)  # so the twin's weights are the network's own
         fast = network.act(*given)
         hmasd.kernels.set_fast(False)
         weights = (network.mlp.weights, network._gru_weights, network._head_weights)
         eager = network.act(*given)
-        assert all(map(torch.equal, eager, act_categorical.eager(*given, *weights)))
+        assert all(map(torch.equal, eager, act_categorical.eager(*inputs, *weights)))
     assert not torch.equal(fast.state, eager.state)  # rounding tells them apart
     assert error([fast.state], [eager.state]) < 1e-5
