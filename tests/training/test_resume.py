@@ -41,6 +41,10 @@ SCENARIOS: dict[str, dict[str, Any]] = {
         **{"novelty_coef": 1.0, "exploration_start": 24, "exploration_batch_size": 4},
         "survey_interval": 2,
     },
+    "surveys": {  # go on, since nothing is won: by chance in rounds 6 and 7, another in 8 and 9
+        **{"novelty_coef": 1.0, "exploration_start": 50, "exploration_batch_size": 2},
+        **{"survey_interval": 2, "env": "masked", "episode_length": 6, "total_steps": 108},
+    },
     "agent_id": {"agent_id": True, "skill_input": "input", "critic_head": "team"},
     "reset_hidden": {"reset_hidden_on_skill": True},
     "smdp": {"high_discount": "smdp", "extrinsic_coef": 1.0, "discriminator_rounds": 1},
@@ -186,7 +190,8 @@ def test_every_kind_of_run_goes_on(runs: Runs, scenario: str, cut: Cut, tmp_path
     trainer = resume(runs.config(scenario), runs.stopped(scenario, cut), tmp_path / "run")
     assert_same_result(result(trainer), whole)
     sizes = [row["Sync/BatchSize"] for row in whole.rows]
-    assert sizes == ([12, 12, 12, 24, 24] if scenario in GROWING else [12] * ROUNDS)
+    rounds = 9 if scenario == "surveys" else ROUNDS
+    assert sizes == ([12, 12, 12, 24, 24] if scenario in GROWING else [12] * rounds)
     assert bool(whole.evaluations) == (SCENARIOS[scenario].get("eval_interval", 0) > 0)
 
 
@@ -207,6 +212,7 @@ CUTS = [
     ("masked", Cut(12)),
     ("masked", Cut(8)),
     ("masked", Cut(4)),
+    ("surveys", Cut(32, after_update=True)),
     ("noise", Cut(15)),
     ("noise", Cut(12, after_update=True)),
 ]
