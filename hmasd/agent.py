@@ -276,14 +276,14 @@ class HMASDAgent:
         numbers = read(metrics, self._learners)
         self.low_storage.clear()
         self.high_storage.end_round()
-        self.networks.actor.sharpness.fill_(self.exploration.sharpness)  # of the round that begins
         follow(self.played, self.networks, self.average.newest_share(self.exploration.success))
         return numbers
 
     def _follow_wins(self) -> None:
-        """Let the size of all steps and the weights of rewards and entropy follow the wins."""
+        """Let steps, the actor's sharpness and the weights of rewards and entropy follow wins."""
         for learner in self._learners:
             learner.size_steps(self.exploration.step_share)
+        self.discoverer.next_sharpness = self.exploration.sharpness
         self.discriminators.extrinsic_coef = self.exploration.extrinsic_coef
         self.coordinator.entropy_coef = self.exploration.entropy_coef
         self.coordinator.novelty_coef = self.exploration.novelty_coef

@@ -127,7 +127,7 @@ class Config:
     and so on: from 1 to 3 million, 4 to 6, ... After one more update as before comes a survey of
     what skills by chance lead to; then the bonus is paid. Until one in ten is won or the time is
     over the skills pause: a coordinator finds its way among skills that stay as they are, where it
-    is lost among moving ones. (Skills that earn the team reward themselves do not pause.) Half-way
+    is lost among moving ones. (With extrinsic_coef above 0 they do not pause.) Half-way
     a coordinator that has won few begins anew. Where something is won when the time is over, it
     goes on until nine in ten are. A game that does not tell success is never won: set it to 0
     there, and losing_entropy to 1. 0: it never explores (paper)."""

@@ -249,7 +249,7 @@ class SkillActor(nn.Module):
         """
         if self.discrete:
             return distributions.sample_categorical(output, noise)
-        return distributions.sample_gaussian(output, self._log_deviation, noise)
+        return distributions.sample_gaussian(output, self._sharp_log_std, noise)
 
     def act(
         self,
@@ -279,12 +279,12 @@ class SkillActor(nn.Module):
         if self.discrete:
             return distributions.score_categorical(output, action)
         return Score(
-            distributions.gaussian_log_prob(output, self._log_deviation, action),
-            distributions.gaussian_entropy(output, self._log_deviation),
+            distributions.gaussian_log_prob(output, self._sharp_log_std, action),
+            distributions.gaussian_entropy(output, self._sharp_log_std),
         )
 
     @property
-    def _log_deviation(self) -> Tensor:
+    def _sharp_log_std(self) -> Tensor:
         """Of continuous actions: [A]."""
         return self.log_std - 0.5 * self.sharpness.log()
 

@@ -171,7 +171,12 @@ CHANGES: dict[str, dict[str, Any]] = {
     "no_team_skill": {"num_team_skills": 1, "team_coef": 0.0},
     "no_individual_skill": {"num_agent_skills": 1, "individual_coef": 0.0},
     "no_extrinsic": {"extrinsic_coef": 0.0, "winning_extrinsic_coef": 0.0},
-    "no_intrinsic": {"extrinsic_coef": 1.0, "team_coef": 0.0, "individual_coef": 0.0},
+    "no_intrinsic": {
+        "extrinsic_coef": 1.0,
+        "winning_extrinsic_coef": 0.0,
+        "team_coef": 0.0,
+        "individual_coef": 0.0,
+    },
     # the guide's "original version": small batches of several policy versions, 32 steps in a row
     "asynchronous": {"sync_mode": False, "batch_size": 128, "chunk_length": 32},
     # places that count are more than 25 steps apart: skills take longer, and longer to learn

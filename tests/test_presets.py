@@ -110,10 +110,13 @@ def test_a_new_default_cannot_change_the_papers_setting(row):
 
 
 ONE_SKILL = {"num_team_skills": 1, "num_agent_skills": 1, "high_level": "random"}
-TEAM_REWARD_ALONE = {"extrinsic_coef": 1, "team_coef": 0, "individual_coef": 0}
+TEAM_REWARD_ALONE = {
+    **{"extrinsic_coef": 1, "winning_extrinsic_coef": 0},
+    **{"team_coef": 0, "individual_coef": 0},
+}
 CENTRAL_CRITIC = {"critic_head": "team", "critic_input": "state"}
 NO_HABITS = {
-    **{"winning_step": 1, "winning_extrinsic_coef": 0, "winning_sharpness": 1},
+    **{"winning_step": 1, "winning_sharpness": 1},
     **{"skill_gain": 0.01, "policy_average": 1},
 }
 EVERY_STEP = {"low_level": "action", "skill_interval": 1, "num_team_skills": 1}

@@ -104,7 +104,9 @@ class Coordinator:
         """
         if self.novelty is None or not self.novelty.is_known:
             return {}
-        if not wins_some:
+        if wins_some:
+            self.novelty.give_up_survey()
+        else:
             self.novelty.follow(segments)
         return {"high/surveys": float(len(self.novelty.surveys))}
 

@@ -8,7 +8,7 @@ from hmasd.config import Config
 from hmasd.types import LowRollout
 
 WINDOW = 100  # episodes that the share of wins averages over
-SOME = 0.01  # share of wins that is worth following when the time for exploring is over
+SOME = 0.01  # share of wins that is worth keeping, also when the time for exploring is over
 FEW = 0.1  # share of wins below which there is something to explore for
 MOST = 0.9  # share of wins from which on there is nothing to explore for
 
@@ -83,7 +83,7 @@ class Exploration:
         return self._explores and env_steps % (3 * start) >= start
 
     def pauses_skills(self, env_steps: int) -> bool:
-        """Whether the skills stay as they are; those that earn the team reward never do."""
+        """Whether the skills stay as they are; not if `extrinsic_coef` is above 0."""
         searches = self.is_on and self.success < FEW and self._is_time(env_steps)
         return searches and self.config.extrinsic_coef == 0
 

@@ -139,6 +139,12 @@ class Novelty:
         if left < 2:
             self.take_in(segments)
 
+    def give_up_survey(self) -> None:
+        """Forget one that is half over: its other half has to be the next batch or none."""
+        if self.begun is not None:
+            self.begun = None
+            self.updates -= 1
+
     def new_to_chance(self, state: Tensor) -> Tensor:
         """B of each state [D, S] to the first survey, 1 to 0: [D] float64."""
         return novelty(fourier_features(state, self.directions), self.surveys[0].lower)

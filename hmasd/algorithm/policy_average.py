@@ -38,8 +38,7 @@ class PolicyAverage:
 
 @torch.no_grad()
 def follow(average: nn.Module, newest: nn.Module, share: float) -> None:
-    """Move each parameter of the average by `share` of its way to the newest; copy the buffers."""
-    for mine, its in zip(average.parameters(), newest.parameters(), strict=True):
-        mine.lerp_(its, share)
-    for my_buffer, its_buffer in zip(average.buffers(), newest.buffers(), strict=True):
-        my_buffer.copy_(its_buffer)
+    """Move each parameter and buffer of the average by `share` of its way to the newest."""
+    its_state = newest.state_dict()
+    for name, mine in average.state_dict().items():
+        mine.lerp_(its_state[name], share)

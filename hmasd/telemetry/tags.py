@@ -42,6 +42,7 @@ TAGS: dict[str, str] = {
     "low/policy_loss": "clipped surrogate of the discoverer's actor",
     "low/value_loss": "clipped Huber loss of the discoverer's critic",
     "low/entropy": "mean entropy of the actions",
+    "low/sharpness": "power of the actions' probabilities, in the round",
     "low/kl": "divergence of the actor from the one that acted",
     "low/clip_fraction": "share of the actor's ratios outside the clip range",
     "low/explained_variance": "share of the variance of the returns that V_l explains",

@@ -284,7 +284,11 @@ def test_who_wins_learns_carefully_is_paid_for_it_and_keeps_all_skills_in_use(
         size = learner.optimizer.adam.param_groups[0]["lr"]
         assert size == pytest.approx(0.01 * step_size, rel=0.3)
     assert agent.coordinator.entropy_coef == pytest.approx(entropy, rel=0.1)
-    assert agent.discriminators.extrinsic_coef == pytest.approx(extrinsic, rel=0.1)
+    player.collect()
+    rollout = agent.low_storage.rollout(agent.policy_version)
+    paid = agent.discriminators.rewards(rollout).extrinsic
+    torch.testing.assert_close(paid, extrinsic * rollout.reward, rtol=0.1, atol=1e-6)
+    assert rollout.reward.abs().sum() > 0
     *_, (player, *_) = rounds(replace(config, winning_step=1.0, losing_entropy=1.0), 20, env)
     assert player.agent.coordinator.entropy_coef == 0.2
     for learner in player.agent._learners:

@@ -291,14 +291,15 @@ def test_surveys_go_on_in_training(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_nothing_new_becomes_usual_while_something_is_won() -> None:
-    """What leads there has to stay worth something. It learns from the ninth round on (above)."""
-    config = replace(EXPLORES, survey_interval=2, exploration_start=6 * SMALL.batch_size)
+    """What leads there has to stay worth something. It learns from the 12th round on, and wins
+    when half of a survey is over, which then is for nothing."""
+    config = replace(EXPLORES, survey_interval=2, exploration_start=9 * SMALL.batch_size)
     player, surveys = Player(config, NeverWon(4)), []
-    for success in (*[0.0] * 8, 0.02, 0.02, 0.0, 0.0):
+    for success in (*[0.0] * 12, 0.02, 0.02, 0.0, 0.0, 0.0):
         player.collect()
         player.agent.exploration.success = success
         surveys.append(player.agent.sync_update().get("high/surveys"))
-    assert surveys == [None] * 8 + [1, 1, 1, 2]
+    assert surveys == [None] * 11 + [1, 1, 1, 1, 2, 2]
 
 
 def test_chance_chooses_during_the_survey_and_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:

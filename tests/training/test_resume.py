@@ -39,7 +39,6 @@ from tests.helpers.runs import (
 SCENARIOS: dict[str, dict[str, Any]] = {
     "base": {
         **{"novelty_coef": 1.0, "exploration_start": 24, "exploration_batch_size": 4},
-        "survey_interval": 2,
     },
     "surveys": {  # go on, since nothing is won: by chance in rounds 6 and 7, another in 8 and 9
         **{"novelty_coef": 1.0, "exploration_start": 50, "exploration_batch_size": 2},
@@ -228,8 +227,6 @@ NEEDLESS = {
     "agent.next_view.action_mask": "the coordinator looks at no action mask",
     "agent.novelty.directions": "drawn from the seed, which is the same in a continued run here",
     "agent.num_agents": "for who plays the team without an env; the env tells training",
-    "agent.played.high_normalizer": "copied from the newest at every update",
-    "agent.played.low_normalizer": "copied from the newest at every update",
     "run_name": "names the folder",
     "config": "the settings, which the command line reads",
 }
