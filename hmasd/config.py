@@ -92,7 +92,7 @@ class Config:
     # --- rewards ------------------------------------------------------------------------------
     extrinsic_coef: float = 0.0
     """Weight of the team reward in the discoverer's reward [lambda_e]."""
-    winning_extrinsic_coef: float = 10.0
+    winning_extrinsic_coef: float = 30.0
     """What is added to extrinsic_coef when all of the last 100 episodes were won; before, it grows
     with the share of wins. Skills that are paid nothing for it may rest beside what is to be done,
     and greedy play with them; those that earn the team reward from the start do not pause, which
@@ -150,9 +150,9 @@ class Config:
     """Share of the step size that is left when all of the last 100 episodes were won; in between it
     falls with the share of wins. "Win or learn fast" (Bowling & Veloso 2002): what wins together
     should not move on from each other. 1: the step size never falls (paper)."""
-    winning_sharpness: float = 3.0
+    winning_sharpness: float = 10.0
     """Power that the probabilities of actions are raised to when all of the last 100 episodes were
-    won (and scaled to sum to 1); before, it grows from 1 with the share of wins. Play by chance
+    won (and scaled to sum to 1); this to the share of wins before. Play by chance
     leaves a wrong most likely action sooner or later, greedy play never does: what is nearly greedy
     in training loses by it, and learns. 1: probabilities are what the network says (paper)."""
     policy_average: int = 400

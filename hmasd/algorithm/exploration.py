@@ -106,7 +106,7 @@ class Exploration:
     @property
     def sharpness(self) -> float:
         """κ of the actor: who wins plays nearly as greedily as it will (`winning_sharpness`)."""
-        return 1 + (self.config.winning_sharpness - 1) * self.success
+        return float(self.config.winning_sharpness**self.success)
 
     @property
     def extrinsic_coef(self) -> float:
