@@ -77,18 +77,18 @@ def test_two_ranks_learn_what_one_does(tmp_path: Path, fault: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("env", "wins", "surveys"),  # another after chance's while nothing is won
-    [("tests.helpers.single_envs:Walk", True, 1), (SMALL.env, False, 2)],
+    ("env", "num_rounds", "wins", "surveys"),  # another after chance's while nothing is won
+    [("tests.helpers.single_envs:Walk", 8, True, 1), (SMALL.env, 10, False, 2)],
 )
 def test_three_ranks_do_with_all_that_is_decided_on_their_numbers(
-    tmp_path: Path, env: str, wins: bool, surveys: int
+    tmp_path: Path, env: str, num_rounds: int, wins: bool, surveys: int
 ) -> None:
     """The round's growth, slices, the novelty of states, and episodes that end out of step."""
     changes = {
         "env": env,
         "num_envs": 6,
         "batch_size": 72,
-        "total_steps": 10 * 72,
+        "total_steps": num_rounds * 72,
         "batch_schedule": "noise",
         "max_batch_factor": 2,
         "samples_at_once": 16,
