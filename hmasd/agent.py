@@ -274,16 +274,17 @@ class HMASDAgent:
         if self.config.low_level == "discoverer":
             metrics |= self._update_discoverer(rollout, self._next_view, living)
         numbers = read(metrics, self._learners)
+        if "low/sharpness" in numbers:  # skills that pause keep theirs
+            self.networks.actor.sharpness.fill_(self.exploration.sharpness)
         self.low_storage.clear()
         self.high_storage.end_round()
         follow(self.played, self.networks, self.average.newest_share(self.exploration.success))
         return numbers
 
     def _follow_wins(self) -> None:
-        """Let steps, the actor's sharpness and the weights of rewards and entropy follow wins."""
+        """Let the size of all steps and the weights of rewards and entropy follow the wins."""
         for learner in self._learners:
             learner.size_steps(self.exploration.step_share)
-        self.discoverer.next_sharpness = self.exploration.sharpness
         self.discriminators.extrinsic_coef = self.exploration.extrinsic_coef
         self.coordinator.entropy_coef = self.exploration.entropy_coef
         self.coordinator.novelty_coef = self.exploration.novelty_coef

@@ -145,7 +145,6 @@ class Discoverer:
         self.actor_learner = Learner("actor", actor, config, ranks)
         self.critic_learner = Learner("critic", critic, config, ranks)
         self.noise_scale = NoiseScale()
-        self.next_sharpness = 1.0  # of the actor, from the end of the next update on
 
     def prepare(
         self, rollout: LowRollout, reward: Tensor, passed: CriticPass
@@ -268,10 +267,8 @@ class Discoverer:
         explained = losses.explained_variance(
             critic_batch.value, critic_batch.target, critic_batch.weight, self.ranks
         )
-        sharpness = self.actor.sharpness.clone()
-        self.actor.sharpness.fill_(self.next_sharpness)  # what was learned from is over
         return {
-            "low/sharpness": sharpness,
+            "low/sharpness": self.actor.sharpness.clone(),
             "low/actor_grad_norm": self.actor_learner.mean_norm(),
             "low/critic_grad_norm": self.critic_learner.mean_norm(),
             **means.result("low"),

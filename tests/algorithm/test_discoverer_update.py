@@ -70,8 +70,9 @@ def test_dead_agents_change_no_parameter_and_no_metric(float64: None) -> None:
 
 
 def test_forgotten_deaths_would_be_seen(float64: None) -> None:
-    """Control: the same garbage with nobody declared dead moves every metric."""
+    """Control: the same garbage with nobody declared dead moves every metric that is learned."""
     plain, garbage = (update_with(*dead_round(garbage=g, obey=False)) for g in (False, True))
+    assert plain[0].pop("low/sharpness") == garbage[0]["low/sharpness"] == 1
     for name, value in plain[0].items():
         assert abs(garbage[0][name] - value) > 1e-6, name
 
