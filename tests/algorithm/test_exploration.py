@@ -125,6 +125,17 @@ def test_the_bonus_fades_with_the_wins() -> None:
     assert found.novelty_coef == pytest.approx(1.5)
 
 
+def test_sharpness_and_the_team_reward_grow_with_the_wins() -> None:
+    """To the power of the share of wins, and in proportion to it."""
+    settings = {"winning_sharpness": 9.0, "extrinsic_coef": 1.0, "winning_extrinsic_coef": 4.0}
+    found = exploration(1000, **settings)
+    grown = []
+    for won in (0, 50, 100):
+        heard(found, 10, won=won)
+        grown.append((found.sharpness, found.extrinsic_coef))
+    assert grown == [pytest.approx(pair) for pair in ((1, 1), (3, 3), (9, 5))]
+
+
 def test_who_is_told_never_to_explore_stops() -> None:
     """As after a checkpoint of a run that did."""
     found = exploration(0)
