@@ -127,10 +127,10 @@ class Config:
     and so on: from 1 to 3 million, 4 to 6, ... After one more update as before comes a survey of
     what skills by chance lead to; then the bonus is paid. Until one in ten is won or the time is
     over the skills pause: a coordinator finds its way among skills that stay as they are, where it
-    is lost among moving ones. (With extrinsic_coef above 0 they do not pause.) Half-way
-    a coordinator that has won few begins anew. Where something is won when the time is over, it
-    goes on until nine in ten are. A game that does not tell success is never won: set it to 0
-    there, and losing_entropy to 1. 0: it never explores (paper)."""
+    is lost among moving ones. (With extrinsic_coef above 0 they do not pause.) Half-way a
+    coordinator that has won few begins anew. Where something is won when the time is over, it goes
+    on until nine in ten are. A game that does not tell success is never won: set it to 0 there, and
+    losing_entropy to 1. 0: it never explores (paper)."""
     exploration_batch_size: int = 512
     """Closed segments after which an exploring coordinator is updated: what it looks for is rare,
     and many segments of an episode in a row tell what led to it. The survey takes two such
@@ -151,10 +151,10 @@ class Config:
     falls with the share of wins. "Win or learn fast" (Bowling & Veloso 2002): what wins together
     should not move on from each other. 1: the step size never falls (paper)."""
     winning_sharpness: float = 10.0
-    """Power that the probabilities of actions are raised to when all of the last 100 episodes were
-    won (and scaled to sum to 1); this to the share of wins before. Play by chance
-    leaves a wrong most likely action sooner or later, greedy play never does: what is nearly greedy
-    in training loses by it, and learns. 1: probabilities are what the network says (paper)."""
+    """Power that the probabilities of actions are raised to (and scaled to sum to 1) when all of
+    the last 100 episodes were won; where a share s was, it is winning_sharpness to the power of s.
+    Play by chance leaves a wrong most likely action sooner or later, greedy play never does: what
+    is nearly greedy in training loses by it, and learns. 1: what the network says (paper)."""
     policy_average: int = 400
     """The policy that is evaluated and played elsewhere is the average over about this many updates
     of the one that learns, if all of the last 100 episodes were won; the less is won, the fewer

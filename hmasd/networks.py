@@ -285,7 +285,7 @@ class SkillActor(nn.Module):
 
     @property
     def _sharp_log_std(self) -> Tensor:
-        """Of continuous actions: [A]."""
+        """Log standard deviation of p^κ, of continuous actions: [A]."""
         return self.log_std - 0.5 * self.sharpness.log()
 
 

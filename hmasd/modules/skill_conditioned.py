@@ -81,7 +81,7 @@ class SkillConditionedGRU(nn.Module):
             keep: [B], 0 where it restarts.
             mask: [B, num_outputs] bool, what may be chosen; None: all.
             uniform: [B] in [0, 1), the draws.
-            scale: [].
+            scale: [], what the outputs are multiplied by.
         """
         placed = self._place_skill(inputs, skill)
         head = [*self._head_weights[:-2], *(scale * x for x in self._head_weights[-2:])]
