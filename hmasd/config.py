@@ -94,9 +94,10 @@ class Config:
     """Weight of the team reward in the discoverer's reward [lambda_e]."""
     winning_extrinsic_coef: float = 30.0
     """What is added to extrinsic_coef when all of the last 100 episodes were won; before, it grows
-    with the share of wins. Skills that are paid nothing for it may rest beside what is to be done,
-    and greedy play with them; those that earn the team reward from the start do not pause, which
-    who searches needs. 0: nothing (paper)."""
+    with the share of wins, and falls more slowly than that, over about 300 updates. Skills that are
+    paid nothing for it may rest beside what is to be done, and greedy play with them; those that
+    earn the team reward from the start do not pause, which who searches needs. 0: nothing
+    (paper)."""
     team_coef: float = 0.1
     """Weight of log q_D(Z | s) in the discoverer's reward [lambda_D]; 0: q_D is not trained."""
     individual_coef: float = 0.2
@@ -154,7 +155,9 @@ class Config:
     """Power that the probabilities of actions are raised to (and scaled to sum to 1) when all of
     the last 100 episodes were won; where a share s was, it is winning_sharpness to the power of s.
     Play by chance leaves a wrong most likely action sooner or later, greedy play never does: what
-    is nearly greedy in training loses by it, and learns. 1: what the network says (paper)."""
+    is nearly greedy in training loses by it, and learns. It falls over about 300 updates, so that
+    who is stuck for once learns out of it, not to play by chance. 1: what the network says
+    (paper)."""
     policy_average: int = 400
     """The policy that is evaluated and played elsewhere is the average over about this many updates
     of the one that learns, if all of the last 100 episodes were won; the less is won, the fewer

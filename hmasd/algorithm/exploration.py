@@ -8,9 +8,11 @@ from hmasd.config import Config
 from hmasd.types import LowRollout
 
 WINDOW = 100  # episodes that the share of wins averages over
+PATIENCE = 300  # updates in which the lasting share of wins follows a fall
 SOME = 0.01  # share of wins that is worth keeping, also when the time for exploring is over
 FEW = 0.1  # share of wins below which there is something to explore for
 MOST = 0.9  # share of wins from which on there is nothing to explore for
+SAVED = ("success", "lasting_success", "is_on", "since")
 
 
 def ended_and_won(rollout: LowRollout, lost: Tensor | None) -> tuple[float, float]:
@@ -31,6 +33,7 @@ class Exploration:
     def __init__(self, config: Config) -> None:
         self.config = config
         self.success = 0.0
+        self.lasting_success = 0.0
         self.is_on = False
         self.since = 0  # env steps at which the coordinator began to explore, or last won enough
 
@@ -38,9 +41,13 @@ class Exploration:
         """Take in a round that ended after so many env steps.
 
         The share of wins is a running mean that begins at 0, so a team counts as winning some time
-        after it does. Exploring begins where it is time for it and hardly anything is won. It ends
-        with its time, but where something is won only when most is: the steps from the first wins
-        to the habit are those that are lost most easily.
+        after it does. The lasting share rises as fast and falls slowly. A team that wins all and is
+        then stuck somewhere has to find out again what it is paid for: were it paid less for
+        winning and played by chance as soon as it loses, it would unlearn the way instead.
+
+        Exploring begins where it is time for it and hardly anything is won. It ends with its time,
+        but where something is won only when most is: the steps from the first wins to the habit are
+        those that are lost most easily.
 
         Args:
             env_steps: of all ranks, this round's included.
@@ -48,6 +55,8 @@ class Exploration:
             won: how many of them were won.
         """
         self.success += (won - ended * self.success) / max(WINDOW, ended)
+        self.lasting_success += (self.success - self.lasting_success) / PATIENCE
+        self.lasting_success = max(self.lasting_success, self.success)
         time = self._is_time(env_steps)
         if self.is_on and self._explores:
             self.is_on = self.success < MOST and (time or self.wins_some)
@@ -105,13 +114,14 @@ class Exploration:
 
     @property
     def sharpness(self) -> float:
-        """κ of the actor: who wins plays nearly as greedily as it will (`winning_sharpness`)."""
-        return float(self.config.winning_sharpness**self.success)
+        """κ of the actor: who won plays nearly as greedily as it will (`winning_sharpness`)."""
+        return float(self.config.winning_sharpness**self.lasting_success)
 
     @property
     def extrinsic_coef(self) -> float:
-        """λ_e: who wins is paid for it (`winning_extrinsic_coef`)."""
-        return self.config.extrinsic_coef + self.success * self.config.winning_extrinsic_coef
+        """λ_e: who won is paid for it (`winning_extrinsic_coef`)."""
+        grown = self.lasting_success * self.config.winning_extrinsic_coef
+        return self.config.extrinsic_coef + grown
 
     @property
     def entropy_coef(self) -> float:
@@ -121,8 +131,9 @@ class Exploration:
 
     def state_dict(self) -> dict[str, float | bool | int]:
         """Everything needed to go on exactly."""
-        return {"success": self.success, "is_on": self.is_on, "since": self.since}
+        return {name: getattr(self, name) for name in SAVED}
 
-    def load_state_dict(self, state: dict) -> None:
+    def load_state_dict(self, state: dict[str, float | bool | int]) -> None:
         """Go on exactly from `state_dict`."""
-        self.success, self.is_on, self.since = state["success"], state["is_on"], state["since"]
+        for name in SAVED:
+            setattr(self, name, state[name])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import replace
 
 import pytest
@@ -136,10 +137,29 @@ def test_sharpness_and_the_team_reward_grow_with_the_wins() -> None:
     assert grown == [pytest.approx(pair) for pair in ((1, 1), (3, 3), (9, 5))]
 
 
+def test_sharpness_and_the_team_reward_fall_slowly() -> None:
+    """Over about 300 updates, where the size of the steps follows a loss at once."""
+    settings = {"winning_sharpness": 10.0, "winning_extrinsic_coef": 10.0, "winning_step": 0.1}
+    found = exploration(10_000, **settings)
+    heard(found, 10, won=100)
+    share = [1.0]
+    for update in range(300):
+        heard(found, 20 + update, won=0)
+        share.append(found.extrinsic_coef / 10)
+        assert found.sharpness == pytest.approx(10 ** share[-1])
+        assert found.step_share == 1
+    assert share[10] > 0.96
+    assert share[300] == pytest.approx(math.exp(-1), abs=0.01)
+    assert all(after < before for before, after in itertools.pairwise(share))
+    heard(found, 400, won=60)  # it rises at once
+    assert (found.extrinsic_coef, found.step_share) == pytest.approx((6.0, 1 - 0.9 * 0.6))
+
+
 def test_who_is_told_never_to_explore_stops() -> None:
     """As after a checkpoint of a run that did."""
     found = exploration(0)
-    found.load_state_dict({"success": 0.5, "is_on": True, "since": 0})
+    state = {"success": 0.5, "lasting_success": 0.5, "is_on": True, "since": 0}
+    found.load_state_dict(state)
     assert not heard(found, 1500, won=50)
 
 
@@ -152,7 +172,8 @@ def test_it_goes_on_exactly_from_what_was_saved() -> None:
     heard(found, 2999, won=5)
     other.load_state_dict(found.state_dict())
     assert heard(other, 3001, won=20) and heard(found, 3001, won=20)
-    assert other.success == found.success
+    assert heard(other, 3002, won=2) and heard(found, 3002, won=2)
+    assert other.success == found.success < found.lasting_success == other.lasting_success
     assert not heard(exploration(1000), 3001, won=20)  # control
 
 
