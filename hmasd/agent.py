@@ -72,9 +72,8 @@ class HMASDAgent:
         high = nets.coordinator, nets.high_normalizer
         self.coordinator = Coordinator(config, *high, ranks, novelty)
         self.discoverer = Discoverer(config, nets.actor, nets.critic, nets.low_normalizer, ranks)
-        self.discriminators = Discriminators(
-            config, nets.team_discriminator, nets.individual_discriminator, ranks
-        )
+        guessers = nets.team_discriminator, nets.individual_discriminator
+        self.discriminators = Discriminators(config, *guessers, ranks)
         self._learners = (
             self.coordinator.learner,
             self.discoverer.actor_learner,
@@ -285,6 +284,7 @@ class HMASDAgent:
         """Let the size of all steps and the weights of rewards and entropy follow the wins."""
         for learner in self._learners:
             learner.size_steps(self.exploration.step_share)
+        self.coordinator.learner.size_steps(self.exploration.coordinator_step_share)
         self.discriminators.extrinsic_coef = self.exploration.extrinsic_coef
         self.coordinator.entropy_coef = self.exploration.entropy_coef
         self.coordinator.novelty_coef = self.exploration.novelty_coef
