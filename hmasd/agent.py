@@ -284,7 +284,6 @@ class HMASDAgent:
         """Let the size of all steps and the weights of rewards and entropy follow the wins."""
         for learner in self._learners:
             learner.size_steps(self.exploration.step_share)
-        self.coordinator.learner.size_steps(self.exploration.coordinator_step_share)
         self.discriminators.extrinsic_coef = self.exploration.extrinsic_coef
         self.coordinator.entropy_coef = self.exploration.entropy_coef
         self.coordinator.novelty_coef = self.exploration.novelty_coef

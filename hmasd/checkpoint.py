@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from hmasd.types import HOST_FIELDS
 
 FORMAT = "hmasd-checkpoint"
-VERSION = 11
+VERSION = 12
 STEM = "hmasd_sync_enhanced"
 SHAPE_SETTINGS = (
     "env",
@@ -38,8 +38,9 @@ SHAPE_SETTINGS = (
     "hidden_size",
     "coordinator_blocks",
     "coordinator_heads",
+    "choice_residual",
 )
-"""The settings that decide which parameters there are and how large."""
+"""The settings that decide which parameters there are, how large, and what they say."""
 ROUND_SETTINGS = (
     "env",
     "num_envs",

@@ -149,10 +149,8 @@ class Config:
     """Adam's step size, for all networks."""
     winning_step: float = 0.05
     """Share of the step size that is left when all of the last 100 episodes were won; in between it
-    falls with the share of wins; the coordinator's only from nine in ten on, since draws that win
-    often without knowing what they do hide what it has yet to learn. "Win or learn fast" (Bowling &
-    Veloso 2002): what wins together should not move on from each other. 1: the step size never
-    falls (paper)."""
+    falls with the share of wins. "Win or learn fast" (Bowling & Veloso 2002): what wins together
+    should not move on from each other. 1: the step size never falls (paper)."""
     winning_sharpness: float = 10.0
     """Power that the probabilities of actions are raised to (and scaled to sum to 1) when all of
     the last 100 episodes were won; where a share s was, it is winning_sharpness to the power of s.
@@ -240,6 +238,11 @@ class Config:
     """Encoder blocks, and decoder blocks, of the coordinator's transformer."""
     coordinator_heads: int = 1
     """Attention heads of the coordinator's transformer."""
+    choice_residual: bool = True
+    """Whether the choice just made (Z, or the skill of the agent before) is added to what the
+    coordinator's decoder makes the next one of. Else (paper) attention alone tells of it: hardly at
+    first, and later perhaps nothing, for good; then all agents draw alike, and the most likely
+    skill is the same for all of them."""
 
     # --- evaluation, output, machine ----------------------------------------------------------
     eval_interval: int = 100_000

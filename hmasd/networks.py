@@ -39,6 +39,7 @@ class NetworkSizes(NamedTuple):
     critic_input: str
     coordinator_blocks: int
     coordinator_heads: int
+    choice_residual: bool
 
 
 class ChoiceScores(NamedTuple):
@@ -73,7 +74,9 @@ class SkillCoordinator(nn.Module):
             nn.GELU(),
             nn.LayerNorm(width),
         )
-        self.decoder = nn.ModuleList(DecoderBlock(width, heads) for _ in range(blocks))
+        self.decoder = nn.ModuleList(
+            DecoderBlock(width, heads, sizes.choice_residual) for _ in range(blocks)
+        )
         self.team_head = self._choice_head(width, sizes.num_team_skills)
         self.agent_head = self._choice_head(width, sizes.num_agent_skills)
 
@@ -423,6 +426,7 @@ def make_networks(
         critic_input=config.critic_input,
         coordinator_blocks=config.coordinator_blocks,
         coordinator_heads=config.coordinator_heads,
+        choice_residual=config.choice_residual,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)

@@ -74,6 +74,7 @@ _PAPER_COMMON: dict[str, Any] = {  # Table 1, and what MAPPO's and the authors' 
     "chunk_length": 10,
     "coordinator_blocks": 1,
     "coordinator_heads": 1,
+    "choice_residual": False,
     "discriminator_rounds": 1,
     "critic_head": "team",
     "skill_gain": 0.01,
@@ -158,6 +159,7 @@ CHANGES: dict[str, dict[str, Any]] = {
         "low_level": "action",
         "num_team_skills": 1,
         "skill_interval": 1,
+        "choice_residual": False,
         "high_level_batch_size": 1,  # every round
         "high_entropy_coef": 0.01,
         "advantage_floor": 0.0,

@@ -82,7 +82,7 @@ OFF = {  # what the paper does not have, and the value with which it is not ther
     **{"skill_gain": 0.01, "discriminator_smoothness": 0, "discriminator_balance": False},
     **{"advantage_floor": 0, "agent_id": False, "reset_hidden_on_skill": False},
     **{"individual_reward": "log_q", "intrinsic_offset": "none", "high_discount": "paper"},
-    **{"coordinator_kl_limit": 0},
+    **{"coordinator_kl_limit": 0, "choice_residual": False},
     **{"exploration_start": 0, "winning_step": 1, "losing_entropy": 1},
     **{"winning_extrinsic_coef": 0, "winning_sharpness": 1, "policy_average": 1},
     **{"critic_input": "state", "high_level": "coordinator", "low_level": "discoverer"},
@@ -122,6 +122,7 @@ NO_HABITS = {
 EVERY_STEP = {"low_level": "action", "skill_interval": 1, "num_team_skills": 1}
 PLAIN_COORDINATOR = {
     **{"advantage_floor": 0, "exploration_start": 0, "coordinator_kl_limit": 0},
+    "choice_residual": False,
     **{"winning_step": 1, "losing_entropy": 1, "high_level_batch_size": 1, "policy_average": 1},
 }
 

@@ -11,7 +11,7 @@ WINDOW = 100  # episodes that the share of wins averages over
 PATIENCE = 300  # updates in which the lasting share of wins follows a fall
 SOME = 0.01  # share of wins that is worth keeping, also when the time for exploring is over
 FEW = 0.1  # share of wins below which there is something to explore for
-MOST = 0.9  # share of wins from which on the coordinator has nothing more to find
+MOST = 0.9  # share of wins from which on there is nothing to explore for
 SAVED = ("success", "lasting_success", "is_on", "since")
 
 
@@ -110,20 +110,7 @@ class Exploration:
     @property
     def step_share(self) -> float:
         """Share of the learning rate: who wins learns more carefully (`winning_step`)."""
-        return self._careful(self.success)
-
-    @property
-    def coordinator_step_share(self) -> float:
-        """The coordinator's, which learns as fast as ever until most is won.
-
-        It wins nearly as often by drawing skills anew as by knowing which are wanted, so that few
-        lost episodes are all that tells it to choose well.
-        """
-        return self._careful(max(0.0, (self.success - MOST) / (1 - MOST)))
-
-    def _careful(self, caution: float) -> float:
-        """From 1 at caution 0 down to `winning_step` at caution 1."""
-        return 1 + (self.config.winning_step - 1) * caution
+        return 1 + (self.config.winning_step - 1) * self.success
 
     @property
     def sharpness(self) -> float:

@@ -129,10 +129,16 @@ Caches = tuple[KeyValueCache, KeyValueCache]
 
 
 class DecoderBlock(nn.Module):
-    """Two masked attentions, then the MLP; the second one's query is the encoder's output."""
+    """Two masked attentions, then the MLP; the second one's query is the encoder's output.
 
-    def __init__(self, size: int, num_heads: int) -> None:
+    With `choice_residual` it is the sum of that and of what the first made of the tokens, so that
+    the newest choice reaches its successor also where attention hardly listens (as it does at
+    first) or only to the tokens before it (where no gradient would bring it back).
+    """
+
+    def __init__(self, size: int, num_heads: int, choice_residual: bool) -> None:
         super().__init__()
+        self.choice_residual = choice_residual
         self.self_attention = Attention(size, num_heads, causal=True)
         self.cross_attention = Attention(size, num_heads, causal=True)
         self.mlp = feed_forward(size)
@@ -147,5 +153,6 @@ class DecoderBlock(nn.Module):
         """
         of_self, of_cross = caches or (None, None)
         tokens = self.self_attention.joined(tokens, tokens, self.norm_self, of_self)
-        tokens = self.cross_attention.joined(encoded, tokens, self.norm_cross, of_cross)
+        queries = encoded + tokens if self.choice_residual else encoded
+        tokens = self.cross_attention.joined(queries, tokens, self.norm_cross, of_cross)
         return feed(tokens, *self.mlp.parameters(), *self.norm_mlp.parameters())

@@ -48,10 +48,11 @@ def test_attention_against_torch(heads: int, causal: bool, float64: None) -> Non
     assert (ours(queries, memory) - ask(not causal)).abs().max() > 1e-2
 
 
-def test_encoder_sees_all_and_decoder_sees_only_before(float64: None) -> None:
+@pytest.mark.parametrize("residual", [True, False])
+def test_encoder_sees_all_and_decoder_sees_only_before(residual: bool, float64: None) -> None:
     """The causal jacobian is exactly lower triangular; the encoder's is full (the control)."""
     tokens, encoded = torch.randn(2, 1, LENGTH, SIZE).unbind()
-    encoder, decoder = loud(EncoderBlock(SIZE, 2)), loud(DecoderBlock(SIZE, 2))
+    encoder, decoder = loud(EncoderBlock(SIZE, 2)), loud(DecoderBlock(SIZE, 2, residual))
     lower = torch.ones(LENGTH, LENGTH, dtype=torch.bool).tril()
     assert reach(encoder, tokens).all()
     assert torch.equal(reach(lambda x: decoder(x, encoded), tokens), lower)
@@ -59,11 +60,22 @@ def test_encoder_sees_all_and_decoder_sees_only_before(float64: None) -> None:
     assert torch.equal(reach(lambda x: decoder(tokens, x), encoded), own)
 
 
+def test_the_newest_choice_is_heard_where_attention_is_deaf(float64: None) -> None:
+    """By the residual alone; without it (control) nothing of it arrives."""
+    tokens, encoded = torch.randn(2, 1, LENGTH, SIZE).unbind()
+    for residual in (True, False):
+        decoder = loud(DecoderBlock(SIZE, 2, residual))
+        for attention in (decoder.self_attention, decoder.cross_attention):
+            torch.nn.init.zeros_(attention.output.weight)
+        heard = reach(lambda x, decoder=decoder: decoder(x, encoded), tokens)
+        assert torch.equal(heard, residual * torch.eye(LENGTH, dtype=torch.bool))
+
+
 @pytest.mark.parametrize("name", ["self_attention", "cross_attention"])
 def test_an_unmasked_attention_would_be_seen(name: str, float64: None) -> None:
     """Control: either of the decoder's attentions without its mask."""
     tokens, encoded = torch.randn(2, 1, LENGTH, SIZE).unbind()
-    decoder = loud(DecoderBlock(SIZE, 2))
+    decoder = loud(DecoderBlock(SIZE, 2, True))
     getattr(decoder, name).causal = False
     assert reach(lambda x: decoder(x, encoded), tokens).triu(1).any()
 
@@ -76,13 +88,13 @@ def test_encoder_tells_agents_apart_by_content_alone(float64: None) -> None:
 
 
 def test_batch_rows_do_not_mix(float64: None) -> None:
-    decoder, (tokens, encoded) = loud(DecoderBlock(SIZE, 2)), torch.randn(2, 3, LENGTH, SIZE)
+    decoder, (tokens, encoded) = loud(DecoderBlock(SIZE, 2, True)), torch.randn(2, 3, LENGTH, SIZE)
     alone = torch.cat([decoder(tokens[b : b + 1], encoded[b : b + 1]) for b in range(3)])
     torch.testing.assert_close(decoder(tokens, encoded), alone)
 
 
 def test_attention_starts_small() -> None:
-    block = DecoderBlock(SIZE, 1)
+    block = DecoderBlock(SIZE, 1, True)
     small = [block.mlp[2]]
     for part in (block.self_attention, block.cross_attention):
         small += [part.query, part.key, part.value, part.output]
@@ -91,10 +103,12 @@ def test_attention_starts_small() -> None:
         torch.testing.assert_close(values, torch.full_like(values, SMALL_GAIN))
 
 
+@pytest.mark.parametrize("residual", [True, False])
 @pytest.mark.parametrize("heads", [1, 2])
-def test_tokens_one_by_one_equal_all_at_once(heads: int, float64: None) -> None:
+def test_tokens_one_by_one_equal_all_at_once(heads: int, residual: bool, float64: None) -> None:
     """What acting computes with cached keys and values is what the update computes in one pass."""
-    decoder, (tokens, encoded) = loud(DecoderBlock(SIZE, heads)), torch.randn(2, 3, LENGTH, SIZE)
+    tokens, encoded = torch.randn(2, 3, LENGTH, SIZE)
+    decoder = loud(DecoderBlock(SIZE, heads, residual))
     caches = KeyValueCache(), KeyValueCache()
     steps = [decoder(tokens[:, i : i + 1], encoded[:, i : i + 1], caches) for i in range(LENGTH)]
     torch.testing.assert_close(torch.cat(steps, dim=1), decoder(tokens, encoded))
