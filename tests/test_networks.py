@@ -113,6 +113,34 @@ def test_wrong_scoring_would_be_seen(
     assert (scores.logp - logp).abs().max() > 1e-4
 
 
+def share_apart_after(updates: int, seed: int, *, residual: bool) -> float:
+    """Plain policy gradient, advantage 1 for two skills that differ; then how often greedy ones."""
+    shape = {"hidden_size": 64, "num_agent_skills": 12, "coordinator_heads": 1}
+    net = nets(2, loud=False, choice_residual=residual, seed=seed, **shape).coordinator
+    optimizer = torch.optim.Adam(net.parameters(), 1e-3)
+    for update in range(updates):
+        state, obs = scene(128, 2)
+        with torch.no_grad():
+            team, agents, _ = net.act(state, obs, uniform(128, 3, seed=update))
+        apart = (agents[:, 0] != agents[:, 1]).float()
+        gain = (apart - apart.mean()) / apart.std()
+        for _ in range(6):
+            loss = -(net.evaluate(state, obs, team, agents).logp * gain.unsqueeze(-1)).mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    with torch.no_grad():
+        _, agents, _ = net.act(*scene(512, 2), None)
+    return float((agents[:, 0] != agents[:, 1]).float().mean())
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_agents_soon_learn_to_differ(seed: int) -> None:
+    """Control: a decoder that hears the first skill by attention alone is not there by then."""
+    assert share_apart_after(10, seed, residual=True) == 1
+    assert share_apart_after(10, seed, residual=False) < 0.9
+
+
 @pytest.mark.parametrize("position", range(4))
 def test_a_choice_changes_nothing_before_it(position: int, float64: None) -> None:
     """Trap 2: another choice at token j leaves 0..j-1 bit-equal and moves what comes after."""
