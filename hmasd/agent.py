@@ -277,7 +277,8 @@ class HMASDAgent:
             self.networks.actor.sharpness.fill_(self.exploration.sharpness)
         self.low_storage.clear()
         self.high_storage.end_round()
-        follow(self.played, self.networks, self.average.newest_share(self.exploration.success))
+        wins = self.exploration.success, self.exploration.lasting_success
+        follow(self.played, self.networks, self.average.newest_share(*wins))
         return numbers
 
     def _follow_wins(self) -> None:

@@ -161,9 +161,9 @@ class Config:
     policy_average: int = 400
     """The policy that is evaluated and played elsewhere is the average over about this many updates
     of the one that learns, if all of the last 100 episodes were won; the less is won, the fewer
-    they are, and each counts as its odds of winning, so that neither what it was before it won nor
-    what it is while it loses its way does. Nothing that learns depends on it. 1: it is the newest
-    (paper)."""
+    they are (after a fall only as it lasts, over about 300 updates), and each counts as its odds of
+    winning, so that neither what it was before it won nor what it is while it loses its way does.
+    Nothing that learns depends on it. 1: it is the newest (paper)."""
     adam_eps: float = 1e-5
     """Adam's epsilon."""
     max_grad_norm: float = 10.0

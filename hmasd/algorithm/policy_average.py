@@ -20,7 +20,8 @@ class PolicyAverage:
     With s the share of the last episodes that were won it weighs s / (1 - s + 1 / WINDOW), since no
     odds above WINDOW can be told from so many. So a team that begins to win leaves what it was
     behind at once, and one that loses its way for a while hardly counts. What came before is
-    forgotten over n^s updates: at once where nothing is won, over n where all is.
+    forgotten over n^l updates, l the share that lasts (`Exploration.lasting_success`): at once
+    where nothing was won, over n where all was, and hardly sooner while it is lost for once.
     """
 
     def __init__(self, updates: int) -> None:
@@ -28,10 +29,18 @@ class PolicyAverage:
         self.updates = updates
         self.weight = 0.0  # of what the average holds
 
-    def newest_share(self, success: float) -> float:
-        """Take in a policy with s = `success`; returns its share of the average, 1 where s is 0."""
+    def newest_share(self, success: float, lasting: float) -> float:
+        """Take in a policy.
+
+        Args:
+            success: s, how often it wins.
+            lasting: l, how often the team won and may win again.
+
+        Returns:
+            Its share of the average; 1 where nothing was ever won.
+        """
         odds = success / (1 - success + 1 / WINDOW)
-        self.weight *= 1 - self.updates**-success
+        self.weight *= 1 - self.updates**-lasting
         self.weight += odds
         return odds / self.weight if self.weight > 0 else 1.0
 

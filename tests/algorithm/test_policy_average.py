@@ -26,8 +26,9 @@ from tests.helpers.runs import (
 
 
 def shares(updates: int, *successes: float) -> list[float]:
+    """Of each policy, where the share of wins lasts no longer than it is."""
     average = PolicyAverage(updates)
-    return [average.newest_share(success) for success in successes]
+    return [average.newest_share(success, success) for success in successes]
 
 
 def test_the_newest_counts_alone_until_something_is_won() -> None:
@@ -53,6 +54,17 @@ def test_a_dip_hardly_counts_and_a_beginning_is_left_behind() -> None:
     assert sum(dip[-80:]) < 0.05
     rise = shares(400, *[0.5] * 100, *[1.0] * 5)
     assert rise[100] > 0.8  # 100 won ones to one
+
+
+@pytest.mark.parametrize(("lasting", "expected"), [(0.9, 0.02), (0.0, 1.0)])
+def test_a_team_that_is_lost_for_once_plays_on_as_it_did(lasting: float, expected: float) -> None:
+    """100 updates that win 2 %; control: where nothing of the wins lasts it is the newest."""
+    average, kept = PolicyAverage(400), 1.0
+    for _ in range(1000):
+        average.newest_share(1.0, 1.0)
+    for _ in range(100):
+        kept *= 1 - average.newest_share(0.02, lasting)
+    assert 1 - kept == pytest.approx(expected, abs=0.02)
 
 
 def layer(value: float) -> nn.Module:
@@ -87,7 +99,7 @@ def test_noise_around_a_value_is_averaged_away() -> None:
     weighs = PolicyAverage(10)
     for _ in range(300):
         newest.weight.data.normal_(generator=generator)
-        follow(average, newest, weighs.newest_share(1.0))
+        follow(average, newest, weighs.newest_share(1.0, 1.0))
     assert float(average.weight.detach().var()) == pytest.approx(1 / 19, rel=0.15)
     assert float(newest.weight.detach().var()) == pytest.approx(1, rel=0.15)  # control
 
