@@ -219,6 +219,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "critic_head": "skill",
         "high_discount": "smdp",
         "coordinator_kl_limit": 0.05,
+        "choice_residual": True,
         "learning_rate": 7e-4,
         "coordinator_epochs": 10,
         "discoverer_epochs": 10,
