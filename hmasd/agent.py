@@ -285,7 +285,7 @@ class HMASDAgent:
         """Let the size of all steps and the weights of rewards and entropy follow the wins."""
         for learner in self._learners:
             learner.size_steps(self.exploration.step_share)
-        self.discriminators.extrinsic_coef = self.exploration.extrinsic_coef
+        self.discriminators.pay(self.exploration.extrinsic_coef, self.exploration.intrinsic_share)
         self.coordinator.entropy_coef = self.exploration.entropy_coef
         self.coordinator.novelty_coef = self.exploration.novelty_coef
 

@@ -98,6 +98,11 @@ class Config:
     paid nothing for it may rest beside what is to be done, and greedy play with them; those that
     earn the team reward from the start do not pause, which who searches needs. 0: nothing
     (paper)."""
+    winning_intrinsic: float = 0.0
+    """Share of team_coef and individual_coef that is left when all of the last 100 episodes were
+    won; before, it falls with the share of wins, and rises again more slowly, over about 300
+    updates. Skills are told apart ever better, and each step is paid for it: in the end resting for
+    ever is worth more than a win that ends the episode. 1: all of them (paper)."""
     team_coef: float = 0.1
     """Weight of log q_D(Z | s) in the discoverer's reward [lambda_D]; 0: q_D is not trained."""
     individual_coef: float = 0.2

@@ -88,6 +88,7 @@ _PAPER_COMMON: dict[str, Any] = {  # Table 1, and what MAPPO's and the authors' 
     "exploration_start": 0,
     "winning_step": 1.0,
     "winning_extrinsic_coef": 0.0,
+    "winning_intrinsic": 1.0,
     "winning_sharpness": 1.0,
     "policy_average": 1,
     "losing_entropy": 1.0,
@@ -172,7 +173,11 @@ CHANGES: dict[str, dict[str, Any]] = {
     # the paper's ablations; on Alice_and_Bob its own setting already has lambda_e = 0
     "no_team_skill": {"num_team_skills": 1, "team_coef": 0.0},
     "no_individual_skill": {"num_agent_skills": 1, "individual_coef": 0.0},
-    "no_extrinsic": {"extrinsic_coef": 0.0, "winning_extrinsic_coef": 0.0},
+    "no_extrinsic": {
+        "extrinsic_coef": 0.0,
+        "winning_extrinsic_coef": 0.0,
+        "winning_intrinsic": 1.0,
+    },
     "no_intrinsic": {
         "extrinsic_coef": 1.0,
         "winning_extrinsic_coef": 0.0,

@@ -37,7 +37,9 @@ POSITIVE = frozenset(
     }
 )
 """Numbers that must be more than 0; all others must be at least 0."""
-FRACTIONS = frozenset({"gamma", "gae_lambda", "winning_step", "losing_entropy"})
+FRACTIONS = frozenset(
+    {"gamma", "gae_lambda", "winning_step", "winning_intrinsic", "losing_entropy"}
+)
 """Numbers that must be at most 1 as well."""
 LARGEST_SEED = 2**31 - 1  # others are made of it, and many generators take no more than 32 bits
 OUTPUT_FOLDERS = ("models", "logs", "tf-logs", "runs")
@@ -59,7 +61,7 @@ def validate(config: Config, world_size: int = 1) -> None:
         *_level_problems(config),
         *_skill_problems(config),
         *_env_problems(config),
-        *_device_problems(config),
+        *device_problems(config),
         *_file_problems(config),
     ]
     if problems:
@@ -316,7 +318,7 @@ def _level_problems(config: Config) -> Iterator[str]:
 
 
 def _skill_problems(config: Config) -> Iterator[str]:
-    """Skills are compared with one another, and surveyed in two batches."""
+    """Skills are compared with one another, paid for something, and surveyed in two batches."""
     if (
         config.individual_reward == "log_odds"
         and config.low_level == "discoverer"
@@ -326,6 +328,13 @@ def _skill_problems(config: Config) -> Iterator[str]:
         yield (
             "individual_reward = 'log_odds' compares skills, and num_agent_skills = 1 leaves "
             "nothing to compare: set individual_coef = 0, or num_agent_skills to 2 or more"
+        )
+    paid_for_winning = config.extrinsic_coef + config.winning_extrinsic_coef
+    if config.low_level == "discoverer" and config.winning_intrinsic + paid_for_winning == 0:
+        yield (
+            "winning_intrinsic = 0 takes the skills' reward from a team that wins, and "
+            "extrinsic_coef = winning_extrinsic_coef = 0 gives it no other: set winning_intrinsic "
+            "= 1, or winning_extrinsic_coef above 0"
         )
     if config.survey_interval == 1:
         yield (
@@ -348,7 +357,7 @@ def _env_problems(config: Config) -> Iterator[str]:
         yield problem
 
 
-def _device_problems(config: Config) -> Iterator[str]:
+def device_problems(config: Config) -> Iterator[str]:
     """Whether a number can be put on the device and read back."""
     import torch
 

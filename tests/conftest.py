@@ -38,4 +38,4 @@ def any_device(monkeypatch: pytest.MonkeyPatch) -> None:
         torch.device(config.device)
         return ()
 
-    monkeypatch.setattr(validation, "_device_problems", problems)
+    monkeypatch.setattr(validation, "device_problems", problems)

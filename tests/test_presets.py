@@ -84,7 +84,8 @@ OFF = {  # what the paper does not have, and the value with which it is not ther
     **{"individual_reward": "log_q", "intrinsic_offset": "none", "high_discount": "paper"},
     **{"coordinator_kl_limit": 0, "choice_residual": False},
     **{"exploration_start": 0, "winning_step": 1, "losing_entropy": 1},
-    **{"winning_extrinsic_coef": 0, "winning_sharpness": 1, "policy_average": 1},
+    **{"winning_extrinsic_coef": 0, "winning_intrinsic": 1},
+    **{"winning_sharpness": 1, "policy_average": 1},
     **{"critic_input": "state", "high_level": "coordinator", "low_level": "discoverer"},
     **{"batch_schedule": "constant", "sync_mode": True, "team_reward": "sum"},
 }
@@ -138,7 +139,10 @@ PLAIN_COORDINATOR = {
         ("mat", EVERY_STEP | PLAIN_COORDINATOR),
         ("no_team_skill", {"num_team_skills": 1, "team_coef": 0, "num_agent_skills": 12}),
         ("no_individual_skill", {"num_agent_skills": 1, "individual_coef": 0, "team_coef": 0.1}),
-        ("no_extrinsic", {"extrinsic_coef": 0, "winning_extrinsic_coef": 0}),
+        (
+            "no_extrinsic",
+            {"extrinsic_coef": 0, "winning_extrinsic_coef": 0, "winning_intrinsic": 1},
+        ),
         ("no_intrinsic", TEAM_REWARD_ALONE | {"high_level": "coordinator"}),
         ("no_high_level", {"high_level": "random", "num_agent_skills": 12, "team_coef": 0.1}),
         ("asynchronous", {"sync_mode": False, "batch_size": 128}),

@@ -56,6 +56,7 @@ def test_good_settings_pass(good):
         ),
         ({"coordinator_heads": 3}, "hidden_size = 64 .*, or coordinator_heads 2 or 4$"),
         ({"coordinator_heads": 99}, "choose hidden_size 99, or coordinator_heads 64$"),
+        ({"winning_extrinsic_coef": 0.0}, "no other: set winning_intrinsic = 1, or winning_ext"),
         ({"survey_interval": 1}, "survey_interval = 1 is too short, .* 2 or more, or to 0"),
         ({"num_agent_skills": 1}, "num_agent_skills = 1 leaves nothing .* individual_coef = 0, or"),
         ({"device": "cuda:99"}, "device = 'cuda:99'.*--device cpu"),

@@ -158,13 +158,18 @@ class Discriminators:
         self.ranks = ranks
         self.team = team
         self.individual = individual
-        self.extrinsic_coef = config.extrinsic_coef
+        self.pay(config.extrinsic_coef)
         # A discriminator whose reward has no weight is neither asked nor trained.
         self.team_counts = config.team_coef > 0
         self.individual_counts = config.individual_coef > 0
         self.history = PairHistory(config.discriminator_rounds, ranks.share(config.num_envs))
         self.team_learner = Learner("team discriminator", team, config, ranks)
         self.individual_learner = Learner("individual discriminator", individual, config, ranks)
+
+    def pay(self, extrinsic_coef: float, intrinsic_share: float = 1.0) -> None:
+        """Let λ_e be this from here on, and this share of λ_D and λ_d count."""
+        self.extrinsic_coef = extrinsic_coef
+        self.intrinsic_share = intrinsic_share
 
     @torch.no_grad()
     def certainty(self, rollout: LowRollout) -> tuple[Tensor, Tensor]:
@@ -201,8 +206,8 @@ class Discriminators:
             team,
             individual,
             extrinsic_coef=self.extrinsic_coef,
-            team_coef=config.team_coef,
-            individual_coef=config.individual_coef,
+            team_coef=self.intrinsic_share * config.team_coef,
+            individual_coef=self.intrinsic_share * config.individual_coef,
         )
 
     def update(self, rollout: LowRollout, generator: torch.Generator) -> Metrics:

@@ -124,6 +124,11 @@ class Exploration:
         return self.config.extrinsic_coef + grown
 
     @property
+    def intrinsic_share(self) -> float:
+        """Share of λ_D and λ_d that counts: who won is paid for that (`winning_intrinsic`)."""
+        return 1 + (self.config.winning_intrinsic - 1) * self.lasting_success
+
+    @property
     def entropy_coef(self) -> float:
         """λ_h: who wins keeps all skills in use (`losing_entropy`)."""
         share = 1 + (self.config.losing_entropy - 1) * (1 - self.success)

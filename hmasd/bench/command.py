@@ -34,6 +34,7 @@ from hmasd.bench.report import write_report
 from hmasd.bench.runner import available_cores, make_jobs, run_jobs
 from hmasd.bench.spec import read_spec
 from hmasd.settings import ConfigError
+from hmasd.validation import device_problems
 
 EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
@@ -80,6 +81,7 @@ def _bench(options: argparse.Namespace) -> int:
     jobs = make_jobs(spec, out)
     code = 0
     if not options.report_only:
+        _refuse_devices(jobs)
         at_a_time = options.jobs or available_cores()
         print(f"{len(jobs)} runs in {out}, {at_a_time} at a time", flush=True)
         code = run_jobs(jobs, at_a_time, options.retry)
@@ -90,6 +92,14 @@ def _bench(options: argparse.Namespace) -> int:
             _tell_failure(job)
     finished = all(job.state == "finished" for job in jobs)
     return code or (0 if finished else EXIT_FAILED)
+
+
+def _refuse_devices(jobs: Sequence[Job]) -> None:
+    """Runs that were made on another machine can be reported anywhere, but not gone on with."""
+    configs = [job.config for job in jobs if job.state != "finished"]
+    problems = dict.fromkeys(line for config in configs for line in device_problems(config))
+    if problems:
+        raise ConfigError("\n".join(problems) + "; --report-only reports what there is")
 
 
 def _tell_failure(job: Job) -> None:

@@ -129,24 +129,25 @@ def test_the_bonus_fades_with_the_wins() -> None:
 def test_sharpness_and_the_team_reward_grow_with_the_wins() -> None:
     """To the power of the share of wins, and in proportion to it."""
     settings = {"winning_sharpness": 9.0, "extrinsic_coef": 1.0, "winning_extrinsic_coef": 4.0}
-    found = exploration(1000, **settings)
+    found = exploration(1000, winning_intrinsic=0.2, **settings)
     grown = []
     for won in (0, 50, 100):
         heard(found, 10, won=won)
-        grown.append((found.sharpness, found.extrinsic_coef))
-    assert grown == [pytest.approx(pair) for pair in ((1, 1), (3, 3), (9, 5))]
+        grown.append((found.sharpness, found.extrinsic_coef, found.intrinsic_share))
+    assert grown == [pytest.approx(x) for x in ((1, 1, 1), (3, 3, 0.6), (9, 5, 0.2))]
 
 
-def test_sharpness_and_the_team_reward_fall_slowly() -> None:
+def test_sharpness_and_the_rewards_go_back_slowly() -> None:
     """Over about 300 updates, where the size of the steps follows a loss at once."""
     settings = {"winning_sharpness": 10.0, "winning_extrinsic_coef": 10.0, "winning_step": 0.1}
-    found = exploration(10_000, **settings)
+    found = exploration(10_000, winning_intrinsic=0.0, **settings)
     heard(found, 10, won=100)
     share = [1.0]
     for update in range(300):
         heard(found, 20 + update, won=0)
         share.append(found.extrinsic_coef / 10)
         assert found.sharpness == pytest.approx(10 ** share[-1])
+        assert found.intrinsic_share == pytest.approx(1 - share[-1])
         assert found.step_share == 1
     assert share[10] > 0.96
     assert share[300] == pytest.approx(math.exp(-1), abs=0.01)
@@ -304,6 +305,7 @@ def test_who_wins_learns_carefully_is_paid_for_it_and_keeps_all_skills_in_use(
 ) -> None:
     settings = {"winning_step": 0.25, "losing_entropy": 0.5, "high_entropy_coef": 0.2}
     settings |= {"extrinsic_coef": 1.0, "winning_extrinsic_coef": 4.0, "winning_sharpness": 3.0}
+    settings |= {"winning_intrinsic": 0.4}
     config = replace(SMALL, learning_rate=0.01, **settings)
     *before, (player, *_) = rounds(config, 100, env)
     agent = player.agent
@@ -318,9 +320,14 @@ def test_who_wins_learns_carefully_is_paid_for_it_and_keeps_all_skills_in_use(
     assert agent.coordinator.entropy_coef == pytest.approx(entropy, rel=0.1)
     player.collect()
     rollout = agent.low_storage.rollout(agent.policy_version)
-    paid = agent.discriminators.rewards(rollout).extrinsic
-    torch.testing.assert_close(paid, extrinsic * rollout.reward, rtol=0.1, atol=1e-6)
+    paid = agent.discriminators.rewards(rollout)
+    torch.testing.assert_close(paid.extrinsic, extrinsic * rollout.reward, rtol=0.1, atol=1e-6)
     assert rollout.reward.abs().sum() > 0
+    share = agent.exploration.intrinsic_share
+    assert share == pytest.approx(0.4 if env is AlwaysWon else 1.0, abs=0.05)
+    team, individual = agent.discriminators.certainty(rollout)
+    torch.testing.assert_close(paid.team, share * config.team_coef * team)
+    torch.testing.assert_close(paid.individual, share * config.individual_coef * individual)
     *_, (player, *_) = rounds(replace(config, winning_step=1.0, losing_entropy=1.0), 20, env)
     assert player.agent.coordinator.entropy_coef == 0.2
     for learner in player.agent._learners:

@@ -71,6 +71,16 @@ def without_time(row):
     return {k: x for k, x in row.items() if not (k.startswith("time/") or k.endswith("Time"))}
 
 
+def test_runs_of_another_machines_gpu_are_reported_and_not_gone_on_with(tmp_path, capsys):
+    path = tmp_path / "gpu.yaml"
+    path.write_text(TOY.read_text().replace("num_envs: 16", "num_envs: 16, device: cuda:99"))
+    words = [str(path), "--out", str(tmp_path / "out")]
+    assert command.main([*words, "--report-only"]) == 1  # nothing was run
+    assert "Runs finished: 0" in (tmp_path / "out/report/report.md").read_text()
+    assert command.main(words) == 2
+    assert "device = 'cuda:99' cannot be used here" in capsys.readouterr().err
+
+
 def test_a_report_of_what_there_is(tmp_path, capsys):
     _, jobs = make_comparison(tmp_path)
     path, out = tmp_path / "made_up.yaml", tmp_path / "out"
