@@ -108,7 +108,8 @@ def winning(config: Config, updates: int) -> HMASDAgent:
     """An agent after some rounds, of which the second half counts as won."""
     agent, env, view = make_agent(dataclasses.replace(config, policy_average=updates))
     _, view = play_rounds(agent, env, view, 3)
-    agent.exploration.hear = lambda *_: setattr(agent.exploration, "success", 1.0)
+    agent.exploration.success = agent.exploration.lasting_success = 1.0
+    agent.exploration.hear = lambda *_: None
     play_rounds(agent, env, view, 3)
     return agent
 

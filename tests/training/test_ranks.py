@@ -145,6 +145,7 @@ def test_a_rank_that_goes_astray_stops_the_run(tmp_path: Path, fault: str) -> No
 def failed(tmp_path: Path, **how: Any) -> list[str]:
     """What the two ranks of a run say at its early end."""
     quiet = {"winning_step": 1.0, "losing_entropy": 1.0, "exploration_start": 0}
+    quiet |= {"winning_sharpness": 1.0, "winning_extrinsic_coef": 0.0, "winning_intrinsic": 1.0}
     return failures(dataclasses.replace(SMALL, output_dir=str(tmp_path), **quiet), 2, **how)
 
 
