@@ -72,8 +72,8 @@ class HMASDAgent:
         high = nets.coordinator, nets.high_normalizer
         self.coordinator = Coordinator(config, *high, ranks, novelty)
         self.discoverer = Discoverer(config, nets.actor, nets.critic, nets.low_normalizer, ranks)
-        guessers = nets.team_discriminator, nets.individual_discriminator
-        self.discriminators = Discriminators(config, *guessers, ranks)
+        discriminators = nets.team_discriminator, nets.individual_discriminator
+        self.discriminators = Discriminators(config, *discriminators, ranks)
         self._learners = (
             self.coordinator.learner,
             self.discoverer.actor_learner,

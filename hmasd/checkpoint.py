@@ -40,7 +40,7 @@ SHAPE_SETTINGS = (
     "coordinator_heads",
     "choice_residual",
 )
-"""The settings that decide which parameters there are, how large, and what they say."""
+"""The settings that decide which parameters there are, how large, and what they mean."""
 ROUND_SETTINGS = (
     "env",
     "num_envs",

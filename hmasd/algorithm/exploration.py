@@ -27,6 +27,11 @@ def ended_and_won(rollout: LowRollout, lost: Tensor | None) -> tuple[float, floa
     return float(ended.sum()), float((ended & rollout.success).sum())
 
 
+def faded(left: float, extent: float) -> float:
+    """From 1 at extent 0 down to what is `left` at extent 1, in proportion."""
+    return 1 + (left - 1) * extent
+
+
 class Exploration:
     """Follows how often the team wins, and says by it and by the clock whether to explore."""
 
@@ -110,7 +115,7 @@ class Exploration:
     @property
     def step_share(self) -> float:
         """Share of the learning rate: who wins learns more carefully (`winning_step`)."""
-        return 1 + (self.config.winning_step - 1) * self.success
+        return faded(self.config.winning_step, self.success)
 
     @property
     def sharpness(self) -> float:
@@ -126,13 +131,12 @@ class Exploration:
     @property
     def intrinsic_share(self) -> float:
         """Share of λ_D and λ_d that counts: who won is paid for that (`winning_intrinsic`)."""
-        return 1 + (self.config.winning_intrinsic - 1) * self.lasting_success
+        return faded(self.config.winning_intrinsic, self.lasting_success)
 
     @property
     def entropy_coef(self) -> float:
         """λ_h: who wins keeps all skills in use (`losing_entropy`)."""
-        share = 1 + (self.config.losing_entropy - 1) * (1 - self.success)
-        return share * self.config.high_entropy_coef
+        return faded(self.config.losing_entropy, 1 - self.success) * self.config.high_entropy_coef
 
     def state_dict(self) -> dict[str, float | bool | int]:
         """Everything needed to go on exactly."""

@@ -129,6 +129,22 @@ def test_what_learns_does_not_depend_on_it(quiet: Config) -> None:
     assert differences(average.played.state_dict(), average.networks.state_dict()) != []
 
 
+@pytest.mark.parametrize(("lasting", "stays"), [(0.9, True), (0.0, False)])
+def test_an_agent_that_is_lost_for_once_plays_on_as_it_did(
+    quiet: Config, lasting: float, stays: bool
+) -> None:
+    """Control: where nothing of the wins lasts the newest plays."""
+    agent, env, view = make_agent(dataclasses.replace(quiet, policy_average=400))
+    agent.average.weight = 40_000.0  # of what won for long
+    make_loud(agent.played)  # far from the newest
+    agent.exploration.success, agent.exploration.lasting_success = 0.02, lasting
+    agent.exploration.hear = lambda *_: None
+    before = nn.utils.parameters_to_vector(agent.played.parameters())
+    play_rounds(agent, env, view, 1)
+    after = nn.utils.parameters_to_vector(agent.played.parameters())
+    assert torch.allclose(after, before, atol=1e-3) is stays
+
+
 def test_it_is_the_newest_as_long_as_nothing_is_won(
     quiet: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
