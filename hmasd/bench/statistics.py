@@ -184,20 +184,16 @@ def _improvements_by_chance(one: np.ndarray, other: np.ndarray) -> tuple[np.ndar
 
 
 def _bootstrap(scores: list[np.ndarray], statistic: Statistic, seed: int) -> Interval:
-    """Resamples each array by itself, which makes the bootstrap stratified."""
+    """Resamples each array by itself, which makes the bootstrap stratified.
+
+    One run tells nothing about the spread, so where an array holds no more there are no limits.
+    """
     value = float(statistic(*scores))
-    several = [x for x in scores if len(x) > 1]
-    if not several:  # nothing to resample: one run tells nothing about the spread
+    if any(len(x) == 1 for x in scores):
         return Interval(value, -np.inf, np.inf)
-
-    def of_drawn(*drawn: np.ndarray, axis: int) -> Any:  # a task's only run is in every draw
-        ones = np.ones((*drawn[0].shape[:-1], 1))
-        remaining = iter(drawn)
-        return statistic(*(next(remaining) if len(x) > 1 else x * ones for x in scores), axis=axis)
-
     limits = stats.bootstrap(
-        several,
-        of_drawn,
+        scores,
+        statistic,
         n_resamples=NUM_RESAMPLES,
         confidence_level=CONFIDENCE,
         method="percentile",

@@ -15,6 +15,7 @@ from hmasd.bench.statistics import (
     CONFIDENCE,
     Interval,
     improvement_p_value,
+    interquartile_mean,
     interquartile_mean_interval,
     probability_of_improvement_interval,
     wilson_interval,
@@ -109,6 +110,9 @@ def improvement_table(
 ) -> tuple[dict[str, Interval], list[Row]]:
     """How probably a run of the first algorithm beats one of each other.
 
+    A difference that is known may be too small to matter, so it is told by how much: the
+    interquartile means' difference.
+
     Args:
         scores: Algorithm -> per task [R].
 
@@ -133,7 +137,8 @@ def improvement_table(
     for other, interval in found.items():
         p_value = improvement_p_value(scores[reference], scores[other])
         winner = reference if interval.value > 0.5 else other
-        verdict = winner if p_value < SIGNIFICANT else "not known"
+        ahead = abs(interquartile_mean(scores[reference]) - interquartile_mean(scores[other]))
+        verdict = f"{winner}, by {ahead:.3f}" if p_value < SIGNIFICANT else "not known"
         runs = f"{counts[reference]} / {counts[other]}"
         table.append([other, runs, interval_text(interval), p_text(p_value), verdict])
     return found, table

@@ -218,11 +218,11 @@ def diagnosis(first, drops, share):
 def test_who_is_better_is_said_only_where_it_is_known():
     low, high = np.linspace(0, 0.2, 10), np.linspace(0.7, 1, 10)
     found, table = tables.improvement_table({"a": [high], "b": [low], "c": [high]})
-    assert [row[4] for row in table[1:]] == ["a", "not known"]
+    assert [row[4] for row in table[1:]] == ["a, by 0.750", "not known"]
     assert [row[1] for row in table] == ["runs of a / of it", "10 / 10", "10 / 10"]
     assert found["b"].value == 1.0
     _, turned = tables.improvement_table({"b": [low], "a": [high]})
-    assert turned[1][4] == "a"
+    assert turned[1][4] == "a, by 0.750"
 
 
 def test_texts_of_numbers():

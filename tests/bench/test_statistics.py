@@ -94,7 +94,11 @@ def test_the_bootstrap_is_stratified():
 def test_one_run_says_nothing_about_the_spread():
     assert interquartile_mean_interval([np.array([0.7])]) == (0.7, -math.inf, math.inf)
     mixed = interquartile_mean_interval([np.array([0.7]), np.array([0.1, 0.2])])
-    assert mixed == (pytest.approx(1 / 3), pytest.approx(0.9 / 3), pytest.approx(1.1 / 3))
+    assert mixed == (pytest.approx(1 / 3), -math.inf, math.inf)
+    against_ten = probability_of_improvement_interval([np.arange(10.0)], [np.array([4.5])])
+    assert against_ten == (0.5, -math.inf, math.inf)
+    against_two = probability_of_improvement_interval([np.arange(10.0)], [np.array([4.5, 4.5])])
+    assert 0 < against_two.low < 0.5 < against_two.high < 1  # control: two runs say something
 
 
 def test_performance_profile_by_hand():
