@@ -4,8 +4,8 @@ env = "alice_and_bob"  # the guide's game: two agents, one sparse reward
 num_envs = 32  # 32 parallel environments
 batch_size = 1024  # samples of a synchronous round: 32 envs x 32 steps
 skill_interval = 25  # a corner is up to 14 steps away, and an episode has four decisions
-num_agent_skills = 12  # more skills than places that count: each is some skill's
-discriminator_smoothness = 0.4  # 10 / skill_interval: skills go on to the extremes of the map
+num_agent_skills = 24  # more than places that count: each is near to where some skill leads
+discriminator_smoothness = 1.0  # skills go on to the extremes of the map, and twins part
 discriminator_rounds = 10  # rounds are small: discriminators that forget let the skills drift
 high_discount = "smdp"  # wasting a decision costs 1 - gamma^25 = 22 %: greedy play gets not stuck
 learning_rate = 1e-3  # few epochs on small rounds bear a larger step

@@ -62,8 +62,9 @@ class Config:
     """Steps between two decisions of the coordinator [k]. The clock restarts with the episode."""
     num_team_skills: int = 2
     """Team skills Z to discover [n_Z]."""
-    num_agent_skills: int = 12
-    """Individual skills z to discover [n_z]."""
+    num_agent_skills: int = 24
+    """Individual skills z to discover [n_z]. They share out what an agent can reach, so that each
+    place that counts is near to where one of them leads: more than there are such places."""
     skill_input: Literal["input", "output"] = "output"
     """Where the skill enters the discoverer: joined to the observation ('input'), or to the last
     layer's input ('output': an additive preference over actions, learned sooner on small games)."""
@@ -230,11 +231,11 @@ class Config:
     whose gradients add up to the whole round's (gradient accumulation): the result is the same and
     takes less memory. Recurrent chunks stay whole. 0: the whole round."""
 
-    discriminator_smoothness: float = 0.4
+    discriminator_smoothness: float = 1.0
     """How much the discriminators' logits may change in one env step [c]. They are then sure of a
     skill only many steps away from where the others lead, so skills go on to the extremes of what
-    can be reached. 0.4 is good for k = 25 and walks of a dozen steps, 1 for k = 50 and longer
-    ones, where log_odds are the reward; about 10 / k for log_q. 0: no limit (paper)."""
+    can be reached. 1 is good where log_odds are the reward, as they do not level off; about
+    10 / k for log_q. 0: no limit (paper)."""
 
     # --- networks -----------------------------------------------------------------------------
     hidden_size: int = 64

@@ -186,12 +186,6 @@ CHANGES: dict[str, dict[str, Any]] = {
     },
     # the guide's "original version": small batches of several policy versions, 32 steps in a row
     "asynchronous": {"sync_mode": False, "batch_size": 128, "chunk_length": 32},
-    # places that count are more than 25 steps apart: skills take longer, and longer to learn
-    "long_walks": {
-        "skill_interval": 50,
-        "discriminator_smoothness": 1.0,
-        "exploration_start": 2_000_000,
-    },
     # as long as any episode: one choice at its start
     "no_high_level": {"high_level": "random", "skill_interval": 1_000_000},
 }

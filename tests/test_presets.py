@@ -137,16 +137,15 @@ PLAIN_COORDINATOR = {
             ONE_SKILL | TEAM_REWARD_ALONE | CENTRAL_CRITIC | NO_HABITS | {"critic_input": "obs"},
         ),
         ("mat", EVERY_STEP | PLAIN_COORDINATOR),
-        ("no_team_skill", {"num_team_skills": 1, "team_coef": 0, "num_agent_skills": 12}),
+        ("no_team_skill", {"num_team_skills": 1, "team_coef": 0, "num_agent_skills": 24}),
         ("no_individual_skill", {"num_agent_skills": 1, "individual_coef": 0, "team_coef": 0.1}),
         (
             "no_extrinsic",
             {"extrinsic_coef": 0, "winning_extrinsic_coef": 0, "winning_intrinsic": 1},
         ),
         ("no_intrinsic", TEAM_REWARD_ALONE | {"high_level": "coordinator"}),
-        ("no_high_level", {"high_level": "random", "num_agent_skills": 12, "team_coef": 0.1}),
+        ("no_high_level", {"high_level": "random", "num_agent_skills": 24, "team_coef": 0.1}),
         ("asynchronous", {"sync_mode": False, "batch_size": 128}),
-        ("long_walks", {"skill_interval": 50, "individual_reward": "log_odds"}),
     ],
 )
 def test_each_change_is_what_its_name_says(name, meant):
