@@ -11,6 +11,8 @@ from matplotlib.figure import Figure
 
 from hmasd.viz.curves import STYLE
 
+LONGEST = 12  # maps side by side: with more they are too small to read
+
 
 def draw_skills(looks: Mapping[str, Any]) -> Figure:
     """One map per (Z, z): darker where it stays longer; how often q_d recognises it.
@@ -19,10 +21,11 @@ def draw_skills(looks: Mapping[str, Any]) -> Figure:
         looks: Moment -> what `look_at_skills` found then in an env with cells, or None.
     """
     rows = [
-        (f"{_heading(moment, found)}, Z = {team_skill}", pairs)
+        (f"{_heading(moment, found)}, Z = {team_skill}", pairs[start : start + LONGEST])
         for moment, found in looks.items()
         if found is not None
         for team_skill, pairs in _by_team_skill(found["pairs"]).items()
+        for start in range(0, len(pairs), LONGEST)
     ]
     widest = max(len(pairs) for _, pairs in rows)
     with mpl.rc_context(STYLE | {"axes.grid": False}):
@@ -31,9 +34,10 @@ def draw_skills(looks: Mapping[str, Any]) -> Figure:
             figure.subfigures(len(rows), 1, squeeze=False)[:, 0], rows, strict=True
         ):
             part.suptitle(heading, x=0.01, ha="left", fontsize=11, fontweight="bold")
-            for axis, pair in zip(
-                part.subplots(1, len(pairs), squeeze=False)[0], pairs, strict=True
-            ):
+            axes = part.subplots(1, widest, squeeze=False)[0]
+            for axis in axes[len(pairs) :]:
+                axis.remove()
+            for axis, pair in zip(axes, pairs, strict=False):
                 cells = np.sqrt(np.array(pair["visited"])[1:-1, 1:-1])
                 axis.imshow(cells, cmap="magma_r", vmin=0, vmax=0.9)
                 axis.set_title(f"z {pair['skill']}: {pair['accuracy']:.0%}", fontsize=9)

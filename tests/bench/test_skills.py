@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from hmasd.agent import HMASDAgent
-from hmasd.bench import where_skills_lead
+from hmasd.bench import skill_maps, where_skills_lead
 from hmasd.bench.skill_maps import draw_skills
 from hmasd.bench.skills import (
     _reached,
@@ -150,3 +150,12 @@ def test_the_maps_have_a_row_per_moment_and_team_skill(config):
     assert len(figure.axes) == 8
     image = figure.axes[0].images[0].get_array()  # skill 0 goes right
     assert image.shape == (8, 8) and image[:, -1].sum() > 5 * image[:, :-1].sum()
+
+
+def test_a_row_that_is_too_long_goes_on_in_the_next(config, monkeypatch):
+    monkeypatch.setattr(skill_maps, "LONGEST", 3)
+    found = look_at_skills(config, walker((RIGHT, LEFT, UP, DOWN), config))
+    figure = draw_skills({"last": found})
+    titles = [axis.get_title(loc="left").split(":")[0] for axis in figure.axes]
+    assert titles == ["z 0", "z 1", "z 2", "z 3"] * 2  # and no empty maps beside the fourth
+    assert [len(part.axes) for part in figure.subfigs] == [3, 1, 3, 1]
