@@ -205,7 +205,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "paper_coordination_ring": _overcooked(
         "overcooked_coordination_ring", (10, 3, 3), (0.1, 0.01, 100.0, 0.15, 0.1), 5
     ),
-    # Ours: what makes every seed learn (docs/results.md), in rounds of a whole episode per env.
+    # Ours before the default: 8 skills, rounds of a whole episode per env (docs/searches.md).
     "alice_and_bob": _ALICE_AND_BOB
     | {
         "skill_interval": 25,
