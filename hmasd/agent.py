@@ -62,6 +62,7 @@ class HMASDAgent:
         self.average = PolicyAverage(config.policy_average)
         self._build_updaters(env)
         self._build_memory(env)
+        self._follow_wins()
 
     def _build_updaters(self, env: BatchedEnv) -> None:
         config, nets, ranks = self.config, self.networks, self.ranks
@@ -277,17 +278,16 @@ class HMASDAgent:
             self.networks.actor.sharpness.fill_(self.exploration.sharpness)
         self.low_storage.clear()
         self.high_storage.end_round()
-        wins = self.exploration.success, self.exploration.lasting_success
-        follow(self.played, self.networks, self.average.newest_share(*wins))
+        follow(self.played, self.networks, self.average.newest_share(*self.exploration.wins))
         return numbers
 
     def _follow_wins(self) -> None:
-        """Let the size of all steps and the weights of rewards and entropy follow the wins."""
+        """Let the size of steps, the weights of rewards and the skills' length follow the wins."""
         for learner in self._learners:
             learner.size_steps(self.exploration.step_share)
         self.discriminators.pay(self.exploration.extrinsic_coef, self.exploration.intrinsic_share)
-        self.coordinator.entropy_coef = self.exploration.entropy_coef
-        self.coordinator.novelty_coef = self.exploration.novelty_coef
+        self.coordinator.follow_wins(self.exploration)
+        self.team.persistence = self.exploration.persistence
 
     def _update_discoverer(
         self, rollout: LowRollout, next_view: TensorView, living: float

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from hmasd.types import HOST_FIELDS
 
 FORMAT = "hmasd-checkpoint"
-VERSION = 12
+VERSION = 13
 STEM = "hmasd_sync_enhanced"
 SHAPE_SETTINGS = (
     "env",

@@ -60,6 +60,11 @@ class Config:
     # --- skills -------------------------------------------------------------------------------
     skill_interval: int = 25
     """Steps between two decisions of the coordinator [k]. The clock restarts with the episode."""
+    skill_persistence: float = 0.5
+    """Chance that skills whose interval is over go on for another one, and so on, while nothing is
+    won and the coordinator does not explore; the less, the more was won. Skills so learn walks that
+    take longer than k. The team does not choose this, it happens to it ("sticky" choices, Machado
+    et al. 2018). 0: each decision holds for k steps (paper)."""
     num_team_skills: int = 2
     """Team skills Z to discover [n_Z]."""
     num_agent_skills: int = 24

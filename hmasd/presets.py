@@ -75,6 +75,7 @@ _PAPER_COMMON: dict[str, Any] = {  # Table 1, and what MAPPO's and the authors' 
     "coordinator_blocks": 1,
     "coordinator_heads": 1,
     "choice_residual": False,
+    "skill_persistence": 0.0,
     "discriminator_rounds": 1,
     "critic_head": "team",
     "skill_gain": 0.01,
@@ -138,6 +139,7 @@ _ALICE_AND_BOB = _paper(
 
 _MAPPO: dict[str, Any] = {  # the discoverer with one skill and only the team reward
     "high_level": "random",
+    "skill_persistence": 0.0,
     "num_team_skills": 1,
     "num_agent_skills": 1,
     "extrinsic_coef": 1.0,
@@ -160,6 +162,7 @@ CHANGES: dict[str, dict[str, Any]] = {
         "low_level": "action",
         "num_team_skills": 1,
         "skill_interval": 1,
+        "skill_persistence": 0.0,
         "choice_residual": False,
         "high_level_batch_size": 1,  # every round
         "high_entropy_coef": 0.01,

@@ -39,6 +39,7 @@ POSITIVE = frozenset(
 """Numbers that must be more than 0; all others must be at least 0."""
 FRACTIONS = frozenset(
     {"gamma", "gae_lambda", "winning_step", "winning_intrinsic", "losing_entropy"}
+    | {"skill_persistence"}
 )
 """Numbers that must be at most 1 as well."""
 LARGEST_SEED = 2**31 - 1  # others are made of it, and many generators take no more than 32 bits
@@ -83,7 +84,8 @@ def describe(config: Config, world_size: int = 1) -> str:
         f"{config.batch_size // config.chunk_length} fragments of {config.chunk_length} steps, "
         f"each of them finished over {config.chunk_length * envs / config.batch_size:.3g} updates",
         f"skills: a new decision every {interval} steps and at each episode's start, so an episode "
-        f"of {length} steps has ceil({length} / {interval}) = {per_episode} segments",
+        f"of {length} steps has ceil({length} / {interval}) = {per_episode} segments"
+        + _describe_persistence(config),
         *_describe_coordinator(config),
     ]
     if world_size > 1:
@@ -103,6 +105,13 @@ def describe(config: Config, world_size: int = 1) -> str:
             f"thread(s) take all {cores} of this machine: evaluations will take long"
         )
     return "\n".join(lines)
+
+
+def _describe_persistence(config: Config) -> str:
+    """How often skills last longer, if they do."""
+    if config.skill_persistence == 0:
+        return ""
+    return f"; while nothing is won {config.skill_persistence:.0%} of them go on for another one"
 
 
 def _describe_rounds(config: Config) -> str:

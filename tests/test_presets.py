@@ -82,7 +82,7 @@ OFF = {  # what the paper does not have, and the value with which it is not ther
     **{"skill_gain": 0.01, "discriminator_smoothness": 0, "discriminator_balance": False},
     **{"advantage_floor": 0, "agent_id": False, "reset_hidden_on_skill": False},
     **{"individual_reward": "log_q", "intrinsic_offset": "none", "high_discount": "paper"},
-    **{"coordinator_kl_limit": 0, "choice_residual": False},
+    **{"coordinator_kl_limit": 0, "choice_residual": False, "skill_persistence": 0},
     **{"exploration_start": 0, "winning_step": 1, "losing_entropy": 1},
     **{"winning_extrinsic_coef": 0, "winning_intrinsic": 1},
     **{"winning_sharpness": 1, "policy_average": 1},

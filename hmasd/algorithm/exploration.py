@@ -87,6 +87,11 @@ class Exploration:
         return self.success >= SOME
 
     @property
+    def wins(self) -> tuple[float, float]:
+        """The share of wins, and the share that lasts."""
+        return self.success, self.lasting_success
+
+    @property
     def _explores(self) -> bool:
         """Whether it ever does."""
         return self.config.exploration_start > 0 and self.config.high_level == "coordinator"
@@ -121,6 +126,11 @@ class Exploration:
     def sharpness(self) -> float:
         """κ of the actor: who won plays nearly as greedily as it will (`winning_sharpness`)."""
         return float(self.config.winning_sharpness**self.lasting_success)
+
+    @property
+    def persistence(self) -> float:
+        """Chance that skills go on for another interval: none where the coordinator explores."""
+        return 0.0 if self.is_on else (1 - self.lasting_success) * self.config.skill_persistence
 
     @property
     def extrinsic_coef(self) -> float:

@@ -24,7 +24,7 @@ class SegmentStorage:
         Args:
             num_envs: E.
             step_discount: 1 for the paper's plain sum of rewards, γ for the discounted one.
-            longest: steps of a segment that nothing cuts short.
+            longest: steps of a segment that nothing cuts short, and whose skills do not persist.
         """
         self.num_envs = num_envs
         self.longest = longest
@@ -107,8 +107,8 @@ class SegmentStorage:
         opened = {name: value[at[value.device]] for name, value in self._open.items()}
         steps = to_device(opened["length"].unsqueeze(-1), next_state.device, next_state.dtype)
         # Over as many states as in any other segment: a mean of few would seem rare.
-        opened["mean_state"] += (self.longest - steps) * opened["mean_before"]
-        opened["mean_state"] /= self.longest
+        opened["mean_state"] += (self.longest - steps).clamp(min=0) * opened["mean_before"]
+        opened["mean_state"] /= steps.clamp(min=self.longest)
         self._last_mean[at[next_state.device]] = opened["mean_state"]
         self._is_first[envs] = ended[envs] & (not cut)
         self._closed.append(

@@ -12,8 +12,9 @@ from hmasd.types import Decision
 class SkillClock:
     """Counts the steps of the skills in force, per env; restarts with the episode.
 
-    A decision is due at the start of an episode, after `interval` steps, and after `interrupt`. The
-    host counts, so that it knows where to ask the coordinator; the skills are where it left them.
+    A decision is due at the start of an episode, after `interval` steps (unless the skills persist
+    for another interval), and after `interrupt`. The host counts, so that it knows where to ask the
+    coordinator; the skills are where it left them.
     """
 
     def __init__(self, num_envs: int, num_agents: int, interval: int, device: torch.device) -> None:
@@ -31,14 +32,23 @@ class SkillClock:
         self.age[decision.envs] = 0
         self.due[decision.envs] = False
 
-    def advance(self, ended: Tensor) -> Tensor:
-        """Count one step of all envs; ended: [E] bool on the host, the episode is over.
+    def advance(self, ended: Tensor, persists: Tensor | None = None) -> Tensor:
+        """Count one step of all envs.
+
+        Args:
+            ended: [E] bool on the host, the episode is over.
+            persists: [E] bool on the host, skills that go on for another interval, if theirs is
+                over with this step; None: none do.
 
         Returns:
             [E] bool on the host, the envs whose segment ends with this step.
         """
         self.age += 1
-        self.due = ended | (self.age >= self.interval)
+        over = self.age >= self.interval
+        if persists is not None:
+            self.age[over & persists] = 0
+            over &= ~persists
+        self.due = ended | over
         return self.due
 
     def interrupt(self, envs: Tensor | None = None) -> None:

@@ -71,6 +71,7 @@ class Team:
         self.generators = generators
         self.share = share or EnvShare(0, shape[0], shape[0])
         self.surveys = False  # skills are chosen by chance for now, to see what that leads to
+        self.persistence = 0.0  # chance that skills whose interval is over go on for another
         self.forced: Sequence[int | None] | None = None  # skills given: see SkillCoordinator.act
         self.skills_are_actions = config.low_level == "action"
         example = next(actor.parameters())
@@ -200,7 +201,11 @@ class Team:
             [E] bool on the host, the envs whose segment ended with this step.
         """
         self.restart = ended.clone()
-        return self.clock.advance(ended)
+        persists = None
+        if self.persistence > 0:
+            numbers = self._noise(self.generators.skill, ())
+            persists = None if numbers is None else to_host(numbers < self.persistence)
+        return self.clock.advance(ended, persists)
 
     def state_dict(self) -> dict[str, object]:
         """What the teams remember; the networks and generators are saved elsewhere."""

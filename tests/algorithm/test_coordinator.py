@@ -232,7 +232,7 @@ def test_another_segments_reward_reaches_no_other_episode(float64: None) -> None
 @pytest.mark.parametrize("high_discount", ["paper", "smdp"])
 def test_interval_of_one_is_flat_ppo(high_discount: str, float64: None) -> None:
     """k = 1: each segment is one step, so the high level's GAE is that of the steps themselves."""
-    config = replace(SMALL, high_discount=high_discount, skill_interval=1)
+    config = replace(SMALL, high_discount=high_discount, skill_interval=1, skill_persistence=0.0)
     player = Player(config, Counter(4, end_chances=(0.1, 0.1)))
     player.collect()
     agent = player.agent

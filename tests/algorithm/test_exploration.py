@@ -126,6 +126,18 @@ def test_the_bonus_fades_with_the_wins() -> None:
     assert found.novelty_coef == pytest.approx(1.5)
 
 
+def test_skills_persist_less_the_more_is_won_and_never_while_exploring() -> None:
+    found = exploration(1000, skill_persistence=0.5)
+    assert found.persistence == 0.5  # from the first step on
+    heard(found, 10, won=60)
+    assert found.persistence == pytest.approx(0.2)
+    heard(found, 20, won=0)
+    assert found.persistence == pytest.approx(0.2, abs=0.01)  # the wins that last count
+    found = exploration(1000, skill_persistence=0.5)
+    assert heard(found, 1000, won=0)
+    assert found.persistence == 0
+
+
 def test_sharpness_and_the_team_reward_grow_with_the_wins() -> None:
     """To the power of the share of wins, and in proportion to it."""
     settings = {"winning_sharpness": 9.0, "extrinsic_coef": 1.0, "winning_extrinsic_coef": 4.0}
@@ -323,6 +335,8 @@ def test_who_wins_learns_carefully_is_paid_for_it_and_keeps_all_skills_in_use(
     paid = agent.discriminators.rewards(rollout)
     torch.testing.assert_close(paid.extrinsic, extrinsic * rollout.reward, rtol=0.1, atol=1e-6)
     assert rollout.reward.abs().sum() > 0
+    persists = 0.0 if env is AlwaysWon else 0.5
+    assert agent.team.persistence == pytest.approx(persists, abs=0.1)
     share = agent.exploration.intrinsic_share
     assert share == pytest.approx(0.4 if env is AlwaysWon else 1.0, abs=0.05)
     team, individual = agent.discriminators.certainty(rollout)

@@ -59,8 +59,8 @@ def keep_books(config: Config, rounds: int, extra_steps: int = 0) -> Books:
     agent.coordinator.prepare = record
     discarded: list[StepId] = []
     for _ in range(rounds):
-        clock = agent.team.clock
-        carried = torch.where(clock.due, 0, clock.age).tolist()  # steps of the open segments
+        opened = agent.high_storage._open
+        carried = opened["length"].tolist() if opened else [0] * config.num_envs  # so many steps
         some, view = play(agent, env, view, config.rollout_length)
         discarded += _discarded(played, some, carried)
         played += some
@@ -98,7 +98,7 @@ def _enter(entries: dict[StepId, Entry], row: Played) -> None:
 
 
 def all_segments(books: Books) -> list[HighRollout]:
-    """Trained, closed and open segments, the open ones as if they were closed now."""
+    """Trained, closed and open segments, the open ones as if they were cut now."""
     storage = books.agent.high_storage
     found = [batch.segments for batch in books.batches] + list(storage._closed)
     opened = storage._open
@@ -106,8 +106,8 @@ def all_segments(books: Books) -> list[HighRollout]:
     unknown = {
         "env": envs,
         "terminated": torch.zeros(len(envs), dtype=torch.bool),
-        "ended": torch.zeros(len(envs), dtype=torch.bool),
-        "cut": torch.zeros(len(envs), dtype=torch.bool),
+        "ended": torch.ones(len(envs), dtype=torch.bool),
+        "cut": torch.ones(len(envs), dtype=torch.bool),
         "next_state": books.last_state[envs],
         "next_obs": torch.zeros(len(envs), *opened["obs"].shape[1:]),
     }
@@ -134,7 +134,11 @@ def _check_segment(
     episode, start, env = segments.state[i].int().tolist()
     length = int(segments.length[i])
     assert env == int(segments.env[i])
-    assert 1 <= length <= config.skill_interval, "a skill outlives its interval"
+    assert length >= 1
+    if config.skill_persistence == 0:
+        assert length <= config.skill_interval, "a skill outlives its interval"
+    if not segments.ended[i]:
+        assert length % config.skill_interval == 0, "a skill ends within an interval"
     ids = [(episode, start + p, env) for p in range(length)]
     assert discarded.isdisjoint(ids), "a segment holds a step of an env that failed in its round"
     steps = [left.pop(step, None) for step in ids]

@@ -26,6 +26,7 @@ SETTINGS = [
     (2, 8, 1, 20, 1, "smdp"),  # a decision in every step, an update of the coordinator every round
     (1, 4, 50, 100, 1, "paper"),  # only cuts and episode ends close
 ]
+PERSISTENCE = [0.0, 0.5]
 
 
 def settings(config: Config, row: tuple) -> Config:
@@ -42,10 +43,12 @@ def settings(config: Config, row: tuple) -> Config:
     )
 
 
+@pytest.mark.parametrize("persistence", PERSISTENCE)
 @pytest.mark.parametrize("row", SETTINGS)
-def test_segments_partition_the_steps(config: Config, row: tuple) -> None:
+def test_segments_partition_the_steps(config: Config, row: tuple, persistence: float) -> None:
     """A lost reward, one counted twice, or one of the next episode biases every decision."""
-    books = keep_books(settings(config, row), rounds=12, extra_steps=1)
+    config = dataclasses.replace(settings(config, row), skill_persistence=persistence)
+    books = keep_books(config, rounds=12, extra_steps=1)
     check_partition(books)
     assert books.batches, "the coordinator was never updated: nothing was tested"
 
@@ -79,7 +82,9 @@ def test_every_batch_of_the_coordinator_has_one_version(config: Config) -> None:
 
 def test_the_coordinator_waits_for_its_batch_and_skills_run_on(config: Config) -> None:
     """Updating it every round would leave it a handful of segments; cutting there would lose k."""
-    rare = dataclasses.replace(config, high_level_batch_size=12, skill_interval=6)
+    rare = dataclasses.replace(
+        config, high_level_batch_size=12, skill_interval=6, skill_persistence=0.0
+    )
     books = keep_books(rare, rounds=14)
     check_partition(books)
     assert len(books.batches) >= 2
@@ -103,7 +108,9 @@ def no_interrupt(monkeypatch: pytest.MonkeyPatch) -> None:
 def deaf_to_episode_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     advance = SkillClock.advance
     monkeypatch.setattr(
-        SkillClock, "advance", lambda self, ended: advance(self, torch.zeros_like(ended))
+        SkillClock,
+        "advance",
+        lambda self, ended, persists: advance(self, torch.zeros_like(ended), persists),
     )
 
 

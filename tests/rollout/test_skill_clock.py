@@ -54,6 +54,24 @@ def check_clock() -> None:
     assert clock.due.tolist() == [True] * E
 
 
+def test_skills_that_persist_go_on_for_another_interval() -> None:
+    """Only where theirs is over, and not into the next episode."""
+    clock = make_clock()
+    decide(clock, [0, 1, 2, 3], 1)
+    persists = torch.tensor([True, False, True, True])
+    assert clock.advance(ends(), persists).tolist() == [False] * E
+    assert clock.advance(ends(2), persists).tolist() == [False, False, True, False]
+    decide(clock, [2], 0)
+    assert clock.advance(ends(3), persists).tolist() == [False, True, False, True]
+    decide(clock, [1, 3], 0)
+    assert clock.age.tolist() == [0, 0, 1, 0]
+    assert clock.team_skill.tolist() == [1, 0, 0, 0]
+    assert clock.advance(ends()).tolist() == [False] * E  # control: none persists
+    assert clock.advance(ends()).tolist() == [False, False, True, False]
+    decide(clock, [2], 0)
+    assert clock.advance(ends()).tolist() == [True, True, False, True]
+
+
 def test_decisions_are_due_at_start_interval_and_episode_end() -> None:
     check_clock()
 

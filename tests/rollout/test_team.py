@@ -266,3 +266,43 @@ def test_masked_actions_are_never_taken_and_masks_reach_the_storage(config: Conf
     _, view = play_rounds(agent, env, view, 6)
     pairs = agent.discriminators.history.state_dict()["memory"]
     assert pairs["alive"].dtype == torch.bool and not pairs["alive"].all()
+
+
+# --- skills that persist --------------------------------------------------------------------------
+
+
+def ended_intervals(config: Config, persistence: float, steps: int = 600) -> tuple[int, int]:
+    """How many intervals of one step each were over, and after how many the skills went on."""
+    agent, env, view = make_agent(dataclasses.replace(config, skill_interval=1))
+    agent.team.persistence = persistence
+    over = went_on = 0
+    for _ in range(steps):
+        step = env.step(agent.team.play(view))
+        ended = torch.from_numpy(step.terminated | step.truncated)
+        closing = agent.team.advance(ended)
+        assert bool(closing[ended].all()), "skills go on into the next episode"
+        over += int((~ended).sum())
+        went_on += int((~closing[~ended]).sum())
+        view = step.view
+    return over, went_on
+
+
+def test_skills_persist_as_often_as_they_should(config: Config) -> None:
+    """A share of n independent draws: four standard errors around the chance."""
+    over, went_on = ended_intervals(config, 0.3)
+    assert over > 1000
+    assert abs(went_on / over - 0.3) < 4 * (0.3 * 0.7 / over) ** 0.5
+    assert ended_intervals(config, 0.0)[1] == 0  # control
+
+
+def test_greedy_play_decides_in_every_interval(config: Config) -> None:
+    agent, _, view = make_agent(config)
+    shape = (config.num_envs, agent.num_agents)
+    nets = agent.networks
+    team = Team(config, nets.coordinator, nets.actor, shape, Generators(None, None))
+    assert team.persistence == 0  # of every team that plays outside training
+    team.persistence = 1.0  # and even then nothing is drawn
+    team.play(view)
+    none = torch.zeros(config.num_envs, dtype=torch.bool)
+    closed = [team.advance(none).all() for _ in range(config.skill_interval)]
+    assert closed[-1] and not any(closed[:-1])
