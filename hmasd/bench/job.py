@@ -138,27 +138,18 @@ class Job:
 
         Raises:
             ConfigError: Another process works in the folder, or its checkpoints cannot be read.
+            OSError: The folder cannot be used, or no process be started.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        lock = self._lock()
-        self._files = [lock, (self.folder / files.LOG).open("a", encoding="utf-8")]
-        self._said_before = self._files[1].tell()
-        self._is_looked_at = self.state == "failed"
+        self._files = [self._lock()]
         try:
-            words = self._next_command()
-        except ConfigError:
+            self._files.append((self.folder / files.LOG).open("a", encoding="utf-8"))
+            self._said_before = self._files[1].tell()
+            self._is_looked_at = self.state == "failed"
+            self.process = self._run(self._next_command())
+        except BaseException:  # the folder is free for others, whatever it was
             self._close()
             raise
-        self.process = subprocess.Popen(
-            words,
-            stdin=subprocess.DEVNULL,
-            stdout=self._files[1],
-            stderr=subprocess.STDOUT,
-            env=os.environ | {"OMP_NUM_THREADS": "1", "TERM": "dumb"},
-            pass_fds=[lock.fileno()],
-            start_new_session=True,  # a terminal's Ctrl-C reaches it once, through `stop`
-            preexec_fn=partial(die_with, os.getpid()),
-        )
 
     def poll(self) -> bool:
         """Whether the process that was started is over; a failure is written down."""
@@ -186,6 +177,20 @@ class Job:
         self._is_stopping = True
         if self.process is not None and self.process.poll() is None:
             self.process.send_signal(signal.SIGKILL if at_once else signal.SIGINT)
+
+    def _run(self, words: Sequence[str]) -> subprocess.Popen:
+        """The process of a command; it writes to the log and holds the lock."""
+        lock, log = self._files
+        return subprocess.Popen(
+            words,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=os.environ | {"OMP_NUM_THREADS": "1", "TERM": "dumb"},
+            pass_fds=[lock.fileno()],
+            start_new_session=True,  # a terminal's Ctrl-C reaches it once, through `stop`
+            preexec_fn=partial(die_with, os.getpid()),
+        )
 
     def _close(self) -> None:
         for file in self._files:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from hmasd.bench import files
@@ -17,6 +18,8 @@ from hmasd.training.signals import StopRequest
 
 POLL = 0.1  # seconds
 STOP_PATIENCE = 120.0  # seconds that a training may take to save
+DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
+"""What no other run of the comparison could do without, either."""
 
 
 def available_cores() -> int:
@@ -50,25 +53,28 @@ def run_jobs(jobs: Sequence[Job], at_a_time: int, retry: bool = False) -> int:
     """Run what is not finished; returns 0, or the exit code of the signal that stopped it.
 
     A run that cannot be started (another process works in its folder, its checkpoints cannot be
-    read) is left as it is, and told of at the end.
+    read, its folder cannot be written) is left as it is, and told of at the end.
 
     Args:
         jobs: Runs; finished ones are kept as they are.
         at_a_time: Processes that work side by side.
         retry: Also go on with runs that failed.
+
+    Raises:
+        OSError: The disk is full.
     """
+    refused: list[str] = []
     if retry:
         for job in jobs:
-            job.forget_failure()
+            _can(job.forget_failure, job, refused)
     waiting = [job for job in jobs if job.has_more]
     working: list[Job] = []
-    refused: list[str] = []
     with StopRequest() as stop, BenchProgress(jobs) as progress:
         try:
             while (waiting or working) and not stop.signal:
                 while waiting and len(working) < at_a_time and not stop.signal:
                     job = waiting.pop(0)
-                    working += [job] if _starts(job, refused) else []
+                    working += [job] if _can(job.start, job, refused) else []
                 working = [job for job in working if not job.poll() or _goes_on(job, refused)]
                 progress.update(working)
                 time.sleep(POLL)
@@ -79,19 +85,26 @@ def run_jobs(jobs: Sequence[Job], at_a_time: int, retry: bool = False) -> int:
     return stop.exit_code
 
 
-def _starts(job: Job, refused: list[str]) -> bool:
-    """Start the next step of a run; why it cannot be started is added to `refused`."""
+def _can(step: Callable[[], None], job: Job, refused: list[str]) -> bool:
+    """Take a step of a run; why it cannot be taken is added to `refused`."""
     try:
-        job.start()
+        step()
     except ConfigError as error:
         refused.append(str(error))
+        return False
+    except OSError as error:
+        if error.errno in DISK_FULL:
+            raise
+        refused.append(
+            f"{job.folder} cannot be used: {error}; mend that, and the same command goes on"
+        )
         return False
     return True
 
 
 def _goes_on(job: Job, refused: list[str]) -> bool:
     """Start the next step of a run whose process is over, if there is one."""
-    return not job.was_stopped and job.has_more and _starts(job, refused)
+    return not job.was_stopped and job.has_more and _can(job.start, job, refused)
 
 
 def _stop_all(working: Sequence[Job]) -> None:

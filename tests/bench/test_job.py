@@ -1,11 +1,13 @@
 """One run as processes: what is next, what a failure leaves, and who may work in a folder."""
 
 import dataclasses
+import errno
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -193,6 +195,23 @@ def test_a_folder_is_free_again_after_a_refusal(one):
     one._lock().close()  # free at once, or an error
 
 
+@pytest.mark.parametrize("command", [["/no/such/python"], OSError("of reading")])
+def test_a_folder_is_free_again_after_an_error(one, command, monkeypatch):
+    """The next step cannot be found out, or its process not be started."""
+
+    def next_command(self):
+        if isinstance(command, OSError):
+            raise command
+        return command
+
+    monkeypatch.setattr(Job, "_next_command", next_command)
+    with pytest.raises(OSError, match=r"of reading|/no/such/python"):
+        one.start()
+    assert one._files == []
+    with (one.folder / files.LOCK).open("w") as file:
+        assert job._try_lock(file)
+
+
 def test_training_that_ends_well_without_a_result_has_failed(one, monkeypatch):
     play(monkeypatch, "")
     one.start()
@@ -317,6 +336,50 @@ def test_a_run_that_cannot_be_started_does_not_keep_the_others(tmp_path, monkeyp
     assert (
         error == f"error: another process works in {jobs[0].folder}: wait for it or stop it first\n"
     )
+
+
+def test_a_file_in_place_of_a_folder_does_not_keep_the_others(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(
+        Job, "_next_command", lambda self: (sys.executable, "-c", WORK, str(self.folder))
+    )
+    jobs = make_comparison(tmp_path)[1]
+    jobs[0].folder.parent.mkdir(parents=True)
+    jobs[0].folder.touch()
+    assert runner.run_jobs(jobs, 2) == 0
+    states = [one.state for one in jobs]
+    assert states == ["unfinished", "finished", "finished", "failed", "finished", "finished"]
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {jobs[0].folder} cannot be used: [Errno 17] File exists")
+    assert error.endswith("; mend that, and the same command goes on\n")
+
+
+def test_a_failure_that_cannot_be_forgotten_does_not_keep_the_others(worked, monkeypatch, capsys):
+    jobs, _ = worked
+
+    def refuse(self, target):
+        raise PermissionError(errno.EACCES, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    assert runner.run_jobs(jobs, 2, retry=True) == 0
+    assert "failed.json'; mend that, and the same command goes on\n" in capsys.readouterr().err
+    assert jobs[3].state == "failed"
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_stops_all(tmp_path, monkeypatch, number):
+    """No other run could save anything; the one that works is stopped and saves what it can."""
+    jobs = make_comparison(tmp_path)[1]
+
+    def next_command(self):
+        if self is jobs[1]:
+            raise OSError(number, "no room")
+        return (sys.executable, "-c", "import time; time.sleep(60)")
+
+    monkeypatch.setattr(Job, "_next_command", next_command)
+    with pytest.raises(OSError, match="no room"):
+        runner.run_jobs(jobs, 2)
+    assert jobs[0].was_stopped and jobs[0].process.poll() is not None
+    assert jobs[2].process is None
 
 
 def test_retry_takes_up_failed_runs_only(worked, monkeypatch):
