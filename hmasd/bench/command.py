@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -90,6 +91,8 @@ def _bench(options: argparse.Namespace) -> int:
     for job in jobs:
         if job.state == "failed":
             _tell_failure(job)
+        if job.state == "unfinished" and job.stopped_by is not None:
+            _tell_stop(job, job.stopped_by)
     finished = all(job.state == "finished" for job in jobs)
     return code or (0 if finished else EXIT_FAILED)
 
@@ -100,6 +103,15 @@ def _refuse_devices(jobs: Sequence[Job]) -> None:
     problems = dict.fromkeys(line for config in configs for line in device_problems(config))
     if problems:
         raise ConfigError("\n".join(problems) + "; --report-only reports what there is")
+
+
+def _tell_stop(job: Job, by: signal.Signals) -> None:
+    """That a run alone was stopped from outside, which shows nowhere else."""
+    print(
+        f"not finished: {job.key.task}/{job.key.algorithm}/{job.key.seed} (stopped by {by.name}); "
+        "the same command goes on",
+        file=sys.stderr,
+    )
 
 
 def _tell_failure(job: Job) -> None:

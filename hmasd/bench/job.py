@@ -29,13 +29,14 @@ from hmasd.telemetry.jsonl import last_line
 from hmasd.telemetry.run_folder import CONFIG_FILE
 from hmasd.telemetry.writers import METRICS_FILE
 from hmasd.training.evaluation import MODES
+from hmasd.training.signals import EXIT_OFFSET, StopRequest
 
 State = Literal["finished", "failed", "unfinished"]
 LOCK_PATIENCE = 5.0  # seconds that processes of a killed comparison may take to be gone
-STOPPED = {-signal.SIGINT, -signal.SIGTERM} | {
-    128 + number for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
+STOPPED = {-number: number for number in (signal.SIGINT, signal.SIGTERM)} | {
+    EXIT_OFFSET + number: number for number in StopRequest.SIGNALS
 }
-"""Exit codes of a training that somebody stopped: it is not finished, but did not fail."""
+"""Exit codes of a training that somebody stopped, and by what: it did not fail."""
 MISSING = "(not a setting)"
 
 
@@ -168,9 +169,15 @@ class Job:
     @property
     def was_stopped(self) -> bool:
         """Whether the last process ended because somebody stopped it."""
-        return self._is_stopping or (
-            self.process is not None and self.process.returncode in STOPPED
-        )
+        return self._is_stopping or self.stopped_by is not None
+
+    @property
+    def stopped_by(self) -> signal.Signals | None:
+        """The signal with which somebody else than `stop` ended the last process."""
+        code = None if self.process is None else self.process.returncode
+        if self._is_stopping or code not in STOPPED:
+            return None
+        return STOPPED[code]
 
     def stop(self, at_once: bool = False) -> None:
         """Ask the process to save and end, or end it."""

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from hmasd.bench import command, files
+from hmasd.bench.job import Job
 from hmasd.telemetry.jsonl import read_lines
 from tests.bench.made_up import TEXT, fail, finish, make_comparison
 
@@ -99,6 +100,25 @@ def test_a_report_of_what_there_is(tmp_path, capsys):
     (tmp_path / "file").touch()
     assert command.main([str(path), "--out", str(tmp_path / "file"), "--report-only"]) == 2
     assert "choose another --out" in capsys.readouterr().err
+
+
+def test_a_run_that_is_stopped_from_outside_is_told_of(tmp_path, monkeypatch, capsys):
+    """SIGTERM to one run's process, which ends as training does; the others are not touched."""
+    stops = "import os, signal; os.kill(os.getpid(), signal.SIGTERM)"
+    programs = {"good": stops, "bad_one": "raise SystemExit(143)"}
+    monkeypatch.setattr(
+        Job, "_next_command", lambda self: (sys.executable, "-c", programs[self.key.algorithm])
+    )
+    make_comparison(tmp_path, TEXT.replace("seeds: 3", "seeds: 1"))
+    words = [str(tmp_path / "made_up.yaml"), "--out", str(tmp_path / "out")]
+    assert command.main(words) == 1
+    told = [line for line in capsys.readouterr().err.splitlines() if "not finished:" in line]
+    assert told == [
+        f"not finished: exact/{name}/1 (stopped by SIGTERM); the same command goes on"
+        for name in programs
+    ]
+    assert command.main([*words, "--report-only"]) == 1
+    assert "not finished:" not in capsys.readouterr().err  # control: nothing was stopped
 
 
 @pytest.mark.parametrize(

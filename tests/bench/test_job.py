@@ -225,6 +225,7 @@ def test_a_stopped_training_has_not_failed(one, monkeypatch):
     one.stop()
     wait(one)
     assert one.state == "unfinished" and one.was_stopped
+    assert one.stopped_by is None  # by nobody else
 
 
 def test_a_killed_training_has_failed(one, monkeypatch):
