@@ -23,7 +23,6 @@ counted as failed and never left out.
 from __future__ import annotations
 
 import argparse
-import errno
 import signal
 import sys
 from collections.abc import Sequence
@@ -39,7 +38,6 @@ from hmasd.validation import device_problems
 
 EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
-OF_THE_FOLDER = {errno.EACCES, errno.EEXIST, errno.ENOSPC, errno.ENOTDIR, errno.EROFS}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -49,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="Exit codes: 0 all runs finished; 1 some failed or are missing; 2 bad input; "
-        "130 stopped by SIGINT, 143 by SIGTERM.",
+        "129 stopped by SIGHUP, 130 by SIGINT, 143 by SIGTERM.",
     )
     parser.add_argument("file", type=Path, metavar="FILE.yaml", help="what to compare")
     parser.add_argument("--out", type=Path, help="folder of the runs and the report; bench/NAME")
@@ -60,33 +58,34 @@ def main(argv: Sequence[str] | None = None) -> int:
         options = parser.parse_args(argv)
     except SystemExit as stop:  # --help, or a flag that the parser refused and explained
         return stop.code if isinstance(stop.code, int) else EXIT_BAD_INPUT
+    out = options.out or Path("bench") / options.file.stem
     try:
-        return _bench(options)
+        return _bench(options, out)
     except ConfigError as error:
         print("error: " + str(error).replace("\n", "\nerror: "), file=sys.stderr)
         return EXIT_BAD_INPUT
+    except BrokenPipeError:  # whoever read the output is gone: no matter of the folder
+        raise
     except OSError as error:
-        if error.errno not in OF_THE_FOLDER:
-            raise
-        print(f"error: {error}: choose another --out, or free the disk", file=sys.stderr)
+        remedy = "choose another --out, or see that it can be written and the disk has room"
+        print(f"error: --out {out} cannot be used: {error}; {remedy}", file=sys.stderr)
         return EXIT_BAD_INPUT
 
 
-def _bench(options: argparse.Namespace) -> int:
+def _bench(options: argparse.Namespace, out: Path) -> int:
     """Run, then report."""
     if options.jobs is not None and options.jobs < 1:
         raise ConfigError(f"--jobs {options.jobs} must be at least 1")
     spec = read_spec(options.file)
-    name = options.file.stem
-    out = options.out or Path("bench") / name
     jobs = make_jobs(spec, out)
     code = 0
     if not options.report_only:
         _refuse_devices(jobs)
+        (out / files.RUNS).mkdir(parents=True, exist_ok=True)  # one error, not one of every run
         at_a_time = options.jobs or available_cores()
         print(f"{len(jobs)} runs in {out}, {at_a_time} at a time", flush=True)
         code = run_jobs(jobs, at_a_time, options.retry)
-    path = write_report(spec, name, jobs, out / files.REPORT)
+    path = write_report(spec, options.file.stem, jobs, out / files.REPORT)
     print(f"report: {path}")
     for job in jobs:
         if job.state == "failed":

@@ -78,12 +78,15 @@ class Job:
         self.check_measured()
         differ = self.changed_settings()
         if differ:
+            out = self.folder.parents[3]  # of OUT/runs/TASK/ALGORITHM/seed_N
             changes = "; ".join(
                 f"{name}: {old!r} -> {new!r}" for name, (old, new) in differ.items()
             )
             raise ConfigError(
                 f"{self.folder} holds a run of other settings ({changes}): results of both cannot "
-                "be one comparison; choose another --out, or give the algorithm another name"
+                "be one comparison; choose another --out, or give the algorithm another name. To "
+                "report it all the same, with what differs: python benchmarks/joined_report.py "
+                f"FILE.yaml --out ANOTHER --runs {out}"
             )
 
     def check_measured(self) -> None:

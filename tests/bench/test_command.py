@@ -1,5 +1,6 @@
 """`hmasd bench` as a user runs it: killed in the middle, resumed, and its errors."""
 
+import errno
 import os
 import shutil
 import signal
@@ -13,6 +14,7 @@ import pytest
 from hmasd.bench import command, files
 from hmasd.bench.job import Job
 from hmasd.telemetry.jsonl import read_lines
+from hmasd.training.signals import EXIT_OFFSET, StopRequest
 from tests.bench.made_up import TEXT, fail, finish, make_comparison
 
 ROOT = Path(__file__).parents[2]
@@ -97,9 +99,6 @@ def test_a_report_of_what_there_is(tmp_path, capsys):
     shutil.rmtree(jobs[0].folder / "runs")
     finish(jobs[0], [0.5, 1.0], best=1.0)
     assert command.main([str(path), "--out", str(out), "--report-only"]) == 0
-    (tmp_path / "file").touch()
-    assert command.main([str(path), "--out", str(tmp_path / "file"), "--report-only"]) == 2
-    assert "choose another --out" in capsys.readouterr().err
 
 
 def test_a_run_that_is_stopped_from_outside_is_told_of(tmp_path, monkeypatch, capsys):
@@ -119,6 +118,72 @@ def test_a_run_that_is_stopped_from_outside_is_told_of(tmp_path, monkeypatch, ca
     ]
     assert command.main([*words, "--report-only"]) == 1
     assert "not finished:" not in capsys.readouterr().err  # control: nothing was stopped
+
+
+@pytest.mark.parametrize("flags", [[], ["--report-only"]])
+@pytest.mark.parametrize("name", ["file", "x" * 300, "/proc/none"])
+def test_a_folder_that_cannot_be_made_is_one_line(name, flags, tmp_path, capsys):
+    """It is a file, its name is too long, or it lies where no folder can be made."""
+    make_comparison(tmp_path)
+    (tmp_path / "file").touch()
+    out = tmp_path / name
+    assert command.main([str(tmp_path / "made_up.yaml"), "--out", str(out), *flags]) == 2
+    [told] = capsys.readouterr().err.splitlines()
+    assert told.startswith(f"error: --out {out} cannot be used: [Errno ")
+    assert "; choose another --out" in told
+
+
+def test_a_report_that_cannot_be_written_is_one_line(tmp_path, monkeypatch, capsys):
+    make_comparison(tmp_path)
+    words = [str(tmp_path / "made_up.yaml"), "--out", str(tmp_path / "out"), "--report-only"]
+    (tmp_path / "out/report/report.md").mkdir(parents=True)
+    assert command.main(words) == 2
+    [told] = capsys.readouterr().err.splitlines()
+    assert "report.md" in told and "; choose another --out" in told
+
+    def full(*_):
+        raise OSError(errno.EDQUOT, "Disk quota exceeded")
+
+    monkeypatch.setattr(command, "write_report", full)
+    assert command.main(words) == 2
+    assert "Disk quota exceeded; choose another --out" in capsys.readouterr().err
+
+
+def test_output_that_nobody_reads_is_no_matter_of_the_folder(tmp_path, monkeypatch):
+    make_comparison(tmp_path)
+
+    def gone(*_):
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    monkeypatch.setattr(command, "write_report", gone)
+    with pytest.raises(BrokenPipeError):
+        command.main([str(tmp_path / "made_up.yaml"), "--out", str(tmp_path), "--report-only"])
+
+
+def test_the_help_names_the_exit_code_of_every_signal(capsys):
+    assert command.main(["--help"]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    for number in StopRequest.SIGNALS:
+        assert f"{EXIT_OFFSET + number} " in told and number.name in told
+
+
+def test_the_remedy_for_runs_of_other_settings_works(tmp_path, capsys):
+    """The refusal's own command reports them, and says what differs."""
+    _, jobs = make_comparison(tmp_path)
+    for job in jobs:
+        finish(job, [0.5, 1.0], best=1.0)
+        files.write_json(job.folder / files.SETTINGS, job._settings())
+    path = tmp_path / "made_up.yaml"
+    path.write_text(TEXT.replace("good: {}", "good: {gamma: 0.5}"))
+    assert command.main([str(path), "--out", str(tmp_path / "out"), "--report-only"]) == 2
+    told = capsys.readouterr().err
+    words = told[told.index("benchmarks/joined_report.py") :].split()
+    named = {"FILE.yaml": str(path), "ANOTHER": str(tmp_path / "joined")}
+    program, *rest = (named.get(word, word) for word in words)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, ROOT / program, *rest], env=environment, check=True)
+    text = (tmp_path / "joined/report.md").read_text()
+    assert "- good, settings that differ: gamma was 0.99, is 0.5" in text
 
 
 @pytest.mark.parametrize(
