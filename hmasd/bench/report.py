@@ -105,9 +105,9 @@ def _warnings(spec: Spec, records: Sequence[Record]) -> Iterator[str]:
 
 def _commits(records: Sequence[Record]) -> str:
     """Which versions of the program made the runs, and how many each; nothing where unknown."""
-    found = Counter(record.commit[:7] for record in records if record.commit is not None)
-    words = [f"{commit} ({number})" for commit, number in sorted(found.items())]
-    return f"; begun at commit{'s' * (len(words) > 1)} {', '.join(words)}" if words else ""
+    found = Counter(", then ".join(record.commits) for record in records if record.commits)
+    words = [f"{commits} ({number})" for commits, number in sorted(found.items())]
+    return f"; made by commit{'s' * (len(words) > 1)} {'; '.join(words)}" if words else ""
 
 
 def _task_figures(spec: Spec, task: str, found: Mapping[str, Scores], folder: Path) -> list[str]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,12 +16,13 @@ from hmasd.bench import files
 from hmasd.bench.job import Job, State
 from hmasd.bench.spec import RunKey, Spec, budget
 from hmasd.telemetry.jsonl import read_lines
-from hmasd.telemetry.run_folder import VERSIONS_FILE
+from hmasd.telemetry.run_folder import version_files
 from hmasd.telemetry.writers import EVALUATIONS_FILE
 from hmasd.training.evaluation import MODES
 
 MEASURES = ("success", "return")
 BEST = "absolute"  # phase of the rows that measure the best policy
+UNKNOWN = "unknown"  # commit, where there is no git
 
 
 class Record(NamedTuple):
@@ -31,7 +33,7 @@ class Record(NamedTuple):
     rows: list[dict[str, Any]]  # episodes of all evaluations, then those of the absolute metric
     diagnosis: dict[str, Any] | None
     failure: dict[str, Any] | None
-    commit: str | None  # of the program that began it; None: unknown
+    commits: tuple[str, ...]  # of the program, as it went on; none: unknown
     earlier_failures: int  # after which it was taken up again
 
 
@@ -53,7 +55,6 @@ def read_record(job: Job) -> Record:
     """Everything that a run's folder holds."""
     training = files.training_folder(job.folder)
     rows: list[dict[str, Any]] = []
-    versions = None if training is None else files.read_json(training / VERSIONS_FILE)
     if training is not None and (training / EVALUATIONS_FILE).is_file():
         rows = _whole_evaluations(training / EVALUATIONS_FILE, job.config.eval_episodes)
     absolute = files.read_json(job.folder / files.ABSOLUTE)
@@ -66,9 +67,24 @@ def read_record(job: Job) -> Record:
         rows,
         files.read_json(job.folder / files.DIAGNOSIS),
         files.read_json(job.folder / files.FAILED),
-        None if versions is None else versions["git_commit"],
+        () if training is None else _commits(training),
         len(files.earlier_failures(job.folder)),
     )
+
+
+def _commits(training: Path) -> tuple[str, ...]:
+    """E.g. ``76c982f``, ``6a1a67e with changes``: what began a run, then what went on with it."""
+    found = [_commit(files.read_json(path) or {}) for path in version_files(training)]
+    known = tuple(word for word, _ in groupby(found))
+    return () if known == (UNKNOWN,) else known
+
+
+def _commit(versions: Mapping[str, Any]) -> str:
+    """One of `_commits`; versions of the program before did not look for changes."""
+    commit = versions.get("git_commit")
+    if commit is None:
+        return UNKNOWN
+    return commit[:7] + (" with changes" if versions.get("git_has_changes") else "")
 
 
 def _whole_evaluations(path: Path, episodes: int) -> list[dict[str, Any]]:

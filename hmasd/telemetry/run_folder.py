@@ -69,7 +69,7 @@ def open_run_folder(config: Config, name: str, env_steps: int) -> Path:
 
     Returns:
         The folder; the config.json and versions.json of the start are kept where they exist, and
-        the settings from here on are in config_<env_steps>.json.
+        those from here on are config_<env_steps>.json and versions_<env_steps>.json.
 
     Raises:
         RunFolderError: It cannot be written.
@@ -80,34 +80,52 @@ def open_run_folder(config: Config, name: str, env_steps: int) -> Path:
     except OSError as error:
         raise _cannot_write(folder, error.strerror or str(error)) from error
     _describe(folder, config)
-    _write_new(folder / f"config_{env_steps}.json", dataclasses.asdict(config))
+    _describe(folder, config, env_steps)
     return folder
 
 
-def versions() -> dict[str, str | None]:
-    """Returns what the numbers of a run depend on: versions, platform and the git commit."""
+def version_files(folder: Path) -> list[Path]:
+    """Returns the files of `versions`: of the start, then of each time that the run went on."""
+    found = ((re.fullmatch(r"versions_(\d+)\.json", x.name), x) for x in folder.glob("*.json"))
+    later = sorted((int(name[1]), path) for name, path in found if name is not None)
+    return [folder / VERSIONS_FILE, *(path for _, path in later)]
+
+
+def versions() -> dict[str, str | bool | None]:
+    """Returns what the numbers of a run depend on: versions, platform and the git commit.
+
+    `git_has_changes`: whether files of the package are not those of the commit. Files that git
+    does not know do not count: they may lie there for any reason.
+    """
+    is_known = bool(_git("ls-files", "__init__.py"))
+    changes = _git("status", "--porcelain", "--untracked-files=no", "--", ".") if is_known else None
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": np.__version__,
         "platform": platform.platform(),
         "machine": platform.machine(),
-        "git_commit": _git("rev-parse", "HEAD") if _git("ls-files", "__init__.py") else None,
+        "git_commit": _git("rev-parse", "HEAD") if is_known else None,
+        "git_has_changes": None if changes is None else bool(changes),
     }
 
 
-def _describe(folder: Path, config: Config) -> None:
-    """Writes config.json and versions.json where they do not exist yet."""
+def _describe(folder: Path, config: Config, env_steps: int | None = None) -> None:
+    """Writes settings and versions: of the start (None) once, of where a run goes on each time.
+
+    From the same checkpoint it may go on twice, and what it did after the first time is gone.
+    """
+    suffix, mode = ("", "x") if env_steps is None else (f"_{env_steps}", "w")
     try:
-        _write_new(folder / CONFIG_FILE, dataclasses.asdict(config))
-        _write_new(folder / VERSIONS_FILE, versions())
+        _write(folder / f"config{suffix}.json", dataclasses.asdict(config), mode)
+        _write(folder / f"versions{suffix}.json", versions(), mode)
     except OSError as error:
         raise _cannot_write(folder, error.strerror or str(error)) from error
 
 
-def _write_new(path: Path, content: Mapping[str, Any]) -> None:
-    """Writes a JSON file unless it exists."""
-    with suppress(FileExistsError), path.open("x", encoding="utf-8") as target:
+def _write(path: Path, content: Mapping[str, Any], mode: str) -> None:
+    """Writes a JSON file; with mode "x" one that exists is kept."""
+    with suppress(FileExistsError), path.open(mode, encoding="utf-8") as target:
         json.dump(content, target, indent=2)
         target.write("\n")
 
@@ -115,13 +133,12 @@ def _write_new(path: Path, content: Mapping[str, Any]) -> None:
 def _git(*arguments: str) -> str | None:
     """Returns what git says in the folder of this package; None without git or a repository."""
     package = Path(__file__).resolve().parents[1]
+    words = ["git", "--no-optional-locks", "-C", str(package), *arguments]  # others may use it, too
     try:
-        done = subprocess.run(
-            ["git", "-C", str(package), *arguments], capture_output=True, text=True, timeout=10
-        )
+        done = subprocess.run(words, capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return done.stdout.strip() or None if done.returncode == 0 else None
+    return done.stdout.strip() if done.returncode == 0 else None
 
 
 def _cannot_write(path: Path, reason: str) -> RunFolderError:

@@ -136,6 +136,26 @@ def test_runs_that_were_taken_up_again_are_counted(tmp_path):
     assert tables.count_states([read_record(job) for job in good]) == words
 
 
+def test_the_commits_that_made_the_runs_are_named(tmp_path):
+    """Of one that went on under another commit both, and whether there were changes."""
+    spec, jobs = make_comparison(tmp_path)
+    old, new = ({"git_commit": letter * 40} for letter in "ab")  # as before changes were told
+    clean, changed = (new | {"git_has_changes": value} for value in (False, True))
+    versions = [{"": old}, {"": new}, {"": clean, "_128": clean}, {"": changed}]
+    versions += [{"": old, "_1024": changed, "_64": new, "_2048": changed}, {"": {}}]
+    for job, found in zip(jobs, versions, strict=True):
+        finish(job, [0.5, 1.0], best=1.0)
+        for suffix, content in found.items():
+            path = files.training_folder(job.folder) / f"versions{suffix}.json"
+            files.write_json(path, content)
+    assert [read_record(job).commits for job in (jobs[0], jobs[5])] == [("aaaaaaa",), ()]
+    text = write_report(spec, "made_up", jobs, tmp_path / "report").read_text()
+    assert (
+        "; made by commits aaaaaaa (1); aaaaaaa, then bbbbbbb, then bbbbbbb with changes (1); "
+        "bbbbbbb (2); bbbbbbb with changes (1). Evaluations"
+    ) in text
+
+
 def test_tables_as_markdown_and_latex():
     table = [["a_b", "c"], ["50%", "x & y"], ["P(a > b)", "< 0.001"]]
     assert tables.markdown(table[:2]) == "| a_b | c |\n|---|---|\n| 50% | x & y |\n"
