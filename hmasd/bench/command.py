@@ -115,7 +115,7 @@ def _tell_stop(job: Job, by: signal.Signals) -> None:
 
 def _tell_failure(job: Job) -> None:
     """What a run failed of, and the two ways to go on."""
-    failure = files.read_json(job.folder / files.FAILED)
+    failure = files.read_failure(job.folder)
     print(
         f"failed: {job.key.task}/{job.key.algorithm}/{job.key.seed}: {failure['last_words']} "
         f"(all in {job.folder / files.LOG}); --retry goes on from its last checkpoint, without "

@@ -56,6 +56,14 @@ def read_json(path: Path) -> Any:
         raise ConfigError(f"{path} is damaged ({error}): delete {run} to run it again") from error
 
 
+def read_failure(folder: Path) -> Any:
+    """Exit code and last words of a run that failed, also where they are damaged; else None."""
+    try:
+        return read_json(folder / FAILED)
+    except ConfigError:  # that it failed is known
+        return {"exit_code": "?", "last_words": f"{FAILED} is damaged"}
+
+
 def earlier_failures(folder: Path) -> list[int]:
     """Numbers of the times that a run failed and was taken up again."""
     found = (re.fullmatch(r"failed_(\d+)\.json", path.name) for path in folder.glob("*.json"))

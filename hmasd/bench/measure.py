@@ -43,7 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("folder", type=Path, help="--output-dir of a training with keep_policies")
     parser.add_argument("--episodes", type=int, default=1000, help="per way of playing")
-    parser.add_argument("--failed", action="store_true", help="training failed: only say why")
+    parser.add_argument(
+        "--failed", action="store_true", help="only say why, as of a run that failed"
+    )
     options = parser.parse_args(argv)
     torch.set_num_threads(1)
     if options.failed:

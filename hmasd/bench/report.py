@@ -88,12 +88,8 @@ def _head(spec: Spec, name: str, records: Sequence[Record]) -> str:
 def _warnings(spec: Spec, records: Sequence[Record]) -> Iterator[str]:
     """What makes some numbers mean less than they seem to."""
     for record in records:
-        pieces = missing_pieces(spec, record)
-        if pieces is not None:
-            yield (
-                f"**{'/'.join(map(str, record.key))} is damaged**: {pieces}. Without its folder it "
-                "is run again"
-            )
+        for piece in missing_pieces(spec, record):
+            yield f"**{'/'.join(map(str, record.key))} is damaged**: {piece}"
     for task in spec.tasks:
         rows = [row for record in records if record.key.task == task for row in record.rows]
         if spec.metric == "success" and rows and not any(row["success"] for row in rows):

@@ -15,6 +15,7 @@ import numpy as np
 from hmasd.bench import files
 from hmasd.bench.job import Job, State
 from hmasd.bench.spec import RunKey, Spec, budget
+from hmasd.settings import ConfigError
 from hmasd.telemetry.jsonl import read_lines
 from hmasd.telemetry.run_folder import version_files
 from hmasd.telemetry.writers import EVALUATIONS_FILE
@@ -35,6 +36,7 @@ class Record(NamedTuple):
     failure: dict[str, Any] | None
     commits: tuple[str, ...]  # of the program, as it went on; none: unknown
     earlier_failures: int  # after which it was taken up again
+    damaged: tuple[str, ...]  # names of files that cannot be read and count as missing
 
 
 class Scores(NamedTuple):
@@ -55,6 +57,7 @@ def read_record(job: Job) -> Record:
     """Everything that a run's folder holds."""
     training = files.training_folder(job.folder)
     rows: list[dict[str, Any]] = []
+    damaged: list[str] = []
     if training is not None and (training / EVALUATIONS_FILE).is_file():
         rows = _whole_evaluations(training / EVALUATIONS_FILE, job.config.eval_episodes)
     absolute = files.read_json(job.folder / files.ABSOLUTE)
@@ -65,16 +68,26 @@ def read_record(job: Job) -> Record:
         job.key,
         job.state,
         rows,
-        files.read_json(job.folder / files.DIAGNOSIS),
-        files.read_json(job.folder / files.FAILED),
-        () if training is None else _commits(training),
+        _read_if_whole(job.folder / files.DIAGNOSIS, damaged),
+        files.read_failure(job.folder),
+        () if training is None else _commits(training, damaged),
         len(files.earlier_failures(job.folder)),
+        tuple(damaged),
     )
 
 
-def _commits(training: Path) -> tuple[str, ...]:
+def _read_if_whole(path: Path, damaged: list[str]) -> Any:
+    """A file that the report can do without: None if it is missing or `damaged`, which is noted."""
+    try:
+        return files.read_json(path)
+    except ConfigError:
+        damaged.append(path.name)
+        return None
+
+
+def _commits(training: Path, damaged: list[str]) -> tuple[str, ...]:
     """E.g. ``76c982f``, ``6a1a67e with changes``: what began a run, then what went on with it."""
-    found = [_commit(files.read_json(path) or {}) for path in version_files(training)]
+    found = [_commit(_read_if_whole(x, damaged) or {}) for x in version_files(training)]
     known = tuple(word for word, _ in groupby(found))
     return () if known == (UNKNOWN,) else known
 
@@ -241,18 +254,24 @@ def _scores(spec: Spec, runs: Sequence[Record], low: float, high: float) -> Scor
     )
 
 
-def missing_pieces(spec: Spec, record: Record) -> str | None:
-    """What a finished run's folder should hold and does not; None: nothing, or none is due."""
+def missing_pieces(spec: Spec, record: Record) -> list[str]:
+    """What a run's folder should hold and does not, or not whole, and how to get it back."""
+    words = [f"{name} cannot be read and counts as missing" for name in record.damaged]
     if record.state != "finished":
-        return None
+        return words
     due = len(evaluation_steps(spec, record.key.task))
     found = len(points(record, MODES[0], "success")[0])
-    words = []
     if found != due:
-        words.append(f"{found} of {due} evaluations, of which others count as lost")
+        words.append(
+            f"{found} of {due} evaluations, of which others count as lost; without its folder it "
+            "is run again"
+        )
     if record.diagnosis is None:
-        words.append("no diagnosis, so it is not in what is said of when and why")
-    return " and ".join(words) or None
+        words.append(
+            "no diagnosis, so it is not in what is said of when and why; "
+            "`python -m hmasd.bench.measure ITS_FOLDER --failed` makes it again"
+        )
+    return words
 
 
 def _last_mean(spec: Spec, record: Record, mode: str, measure: str) -> float:

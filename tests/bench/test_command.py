@@ -95,6 +95,9 @@ def test_a_report_of_what_there_is(tmp_path, capsys):
     assert command.main([str(path), "--out", str(out), "--report-only"]) == 1
     told = capsys.readouterr().err
     assert "failed: exact/good/1: error: NaN | x (all in" in told and "--retry goes on" in told
+    (jobs[0].folder / files.FAILED).write_text("{")
+    assert command.main([str(path), "--out", str(out), "--report-only"]) == 1
+    assert "failed: exact/good/1: failed.json is damaged (all in" in capsys.readouterr().err
     (jobs[0].folder / files.FAILED).unlink()
     shutil.rmtree(jobs[0].folder / "runs")
     finish(jobs[0], [0.5, 1.0], best=1.0)

@@ -60,6 +60,9 @@ def test_a_run_is_measured_and_tidied(trained, monkeypatch):
         *(f"policy_{steps}.pth" for steps in kept | {24}),
     }
     assert "policy_24.pth" in models(folder)
+    (folder / files.DIAGNOSIS).write_text("{")  # damaged later: what is kept is enough for it
+    assert measure.main([str(folder), "--failed"]) == 0
+    assert files.read_json(folder / files.DIAGNOSIS) == diagnosis
 
 
 def test_the_policy_that_is_measured_is_that_of_its_evaluation(trained):

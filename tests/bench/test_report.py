@@ -10,7 +10,7 @@ from hmasd.bench import figures, files, tables
 from hmasd.bench.report import write_report
 from hmasd.bench.results import read_record
 from hmasd.bench.statistics import Interval
-from tests.bench.made_up import TEXT, fail, finish, make_comparison
+from tests.bench.made_up import TEXT, fail, finish, make_comparison, write_training
 
 
 @pytest.fixture
@@ -107,6 +107,27 @@ def test_what_is_missing_of_a_finished_run_is_said(tmp_path):
     assert "- **exact/good/3 is damaged**: no diagnosis, so" in text
     assert "good/1 is damaged" not in text
     assert "| 2 of 3 [21%, 94%] |\n" in text  # solved at the end: of the second nobody knows
+
+
+def test_a_small_file_that_is_damaged_does_not_keep_the_report_from_being_made(tmp_path):
+    spec, jobs = make_comparison(tmp_path)
+    finish(jobs[0], [0.5, 1.0], best=1.0)
+    fail(jobs[1], [0.5])
+    write_training(jobs[2], [0.5])
+    for path in (
+        jobs[0].folder / files.DIAGNOSIS,
+        files.training_folder(jobs[0].folder) / "versions.json",
+        jobs[1].folder / files.FAILED,
+        files.training_folder(jobs[2].folder) / "versions_64.json",
+    ):
+        path.write_text('{"cut o')
+    text = write_report(spec, "made_up", jobs, tmp_path / "report").read_text()
+    head = text[: text.index("## exact")]
+    assert "Runs finished: 1 of 6 (1 failed, 4 not finished); seeds 1, 2, 3. " in head
+    for run, name in (("good/1", "diagnosis"), ("good/1", "versions"), ("good/2", "versions_64")):
+        assert f"- **exact/{run} is damaged**: {name}.json cannot be read and counts as" in head
+    assert "- **exact/good/1 is damaged**: no diagnosis, so" in head
+    assert "| exact/bad_one/1 failed (?): failed.json is damaged | - |" in text
 
 
 def test_a_task_on_which_nothing_ever_succeeded_is_named(tmp_path):
