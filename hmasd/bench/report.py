@@ -9,6 +9,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from hmasd.bench import figures, files, tables
+from hmasd.bench.diagnosis import LOST, SOLVED
 from hmasd.bench.job import Job
 from hmasd.bench.results import (
     Record,
@@ -19,10 +20,11 @@ from hmasd.bench.results import (
     missing_pieces,
     read_record,
     scores,
+    tells_success,
     write_rows,
 )
 from hmasd.bench.spec import Spec, budget
-from hmasd.bench.statistics import Interval, wilson_interval
+from hmasd.bench.statistics import wilson_interval
 
 DPI = 130
 
@@ -61,6 +63,8 @@ def write_report(
             parts.append(tables.markdown(runs))
         if found[task]:
             parts += _task_figures(spec, task, found[task], folder)
+        if found[task] and tells_success(spec, task, records):
+            parts.append(_save(folder, f"solved_{task}", _draw_solved(task, found[task])))
     parts += _over_tasks(spec, found, folder, latex)
     parts += _diagnosis(jobs, records, folder)
     (folder / "tables.tex").write_text("\n".join(latex), encoding="utf-8")
@@ -70,19 +74,32 @@ def write_report(
 
 
 def _head(spec: Spec, name: str, records: Sequence[Record]) -> str:
-    measure = "success" if spec.metric == "success" else "return, scaled to 0 to 1 per task"
     factor, episodes = spec.absolute_factor, spec.eval_episodes
     return (
         f"# {name}\n\n"
         f"Runs finished: {tables.count_states(records)}; seeds {', '.join(map(str, spec.seeds))}"
         f"{_commits(records)}. "
         f"Evaluations every {spec.eval_interval:,} env steps, {episodes} episodes each of greedy "
-        f"and of stochastic play. Scores are the {measure} of each run's best policy on "
+        f"and of stochastic play. Scores are the {spec.metric} of each run's best policy on "
         f"{factor} x {episodes} new episodes; interquartile means with 95 % bootstrap intervals, "
         "shares with Wilson intervals. A run that failed counts as not solved and with score 0. "
         "Solved: greedy and stochastic play of the best (at the end: the last) policy both reach "
-        f"a success of {spec.solved:g}.\n"
+        f"a success of {' '.join([f'{spec.solved:g}.', *_scales(spec)])}\n"
     )
+
+
+def _scales(spec: Spec) -> Iterator[str]:
+    """Where numbers of the report go by different scales or bars."""
+    if spec.metric == "return":
+        yield (
+            "Each task's tables show returns as they are; figures, and what is said over all "
+            "tasks, go by scaled ones: 0 is a task's lowest, 1 its highest."
+        )
+    if spec.solved != SOLVED:
+        yield (
+            f"What is said of steadiness, and of when and why runs learned, goes by {SOLVED:g} and "
+            f"{LOST:g} all the same."
+        )
 
 
 def _warnings(spec: Spec, records: Sequence[Record]) -> Iterator[str]:
@@ -109,17 +126,16 @@ def _commits(records: Sequence[Record]) -> str:
 def _task_figures(spec: Spec, task: str, found: Mapping[str, Scores], folder: Path) -> list[str]:
     steps = evaluation_steps(spec, task)
     curves = {name: x.curves for name, x in found.items()}
-    shares = {
-        name: wilson_interval(int(x.solved.sum()), len(x.solved)) for name, x in found.items()
-    }
     return [
         _save(folder, f"comparison_{task}", figures.draw_comparison(task, steps, curves)),
         _save(folder, f"runs_{task}", figures.draw_runs(task, steps, curves)),
-        _save(folder, f"solved_{task}", _draw_solved(task, shares)),
     ]
 
 
-def _draw_solved(task: str, shares: Mapping[str, Interval]) -> Figure:
+def _draw_solved(task: str, found: Mapping[str, Scores]) -> Figure:
+    shares = {
+        name: wilson_interval(int(x.solved.sum()), len(x.solved)) for name, x in found.items()
+    }
     return figures.draw_intervals(
         f"{task}: share of runs solved", shares, label="runs, with 95 % Wilson intervals"
     )

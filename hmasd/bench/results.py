@@ -46,6 +46,7 @@ class Scores(NamedTuple):
     absolute: dict[str, np.ndarray]  # mode -> [R] of the best policy
     solved: np.ndarray  # [R] bool, the best policy in both ways of playing
     solved_at_end: np.ndarray  # [R] bool, the last policy
+    limits: tuple[float, float]  # values of the metric that are scores of 0 and 1
 
     @property
     def overall(self) -> np.ndarray:
@@ -131,6 +132,12 @@ def absolute_mean(record: Record, mode: str, measure: str) -> float:
     return float(
         np.mean([x[measure] for x in record.rows if x["phase"] == BEST and x["mode"] == mode])
     )
+
+
+def tells_success(spec: Spec, task: str, records: Sequence[Record]) -> bool:
+    """Whether the task's successes are worth a word: they are compared, or some episode had one."""
+    rows = (row for record in records if record.key.task == task for row in record.rows)
+    return spec.metric == "success" or any(row["success"] for row in rows)
 
 
 def scores(spec: Spec, records: Sequence[Record]) -> dict[str, dict[str, Scores]]:
@@ -250,7 +257,8 @@ def _scores(spec: Spec, runs: Sequence[Record], low: float, high: float) -> Scor
         curves,
         absolute,
         np.array([_is_solved(run, spec.solved, absolute_mean) for run in runs]),
-        np.array([_is_solved(run, spec.solved, partial(_last_mean, spec)) for run in runs]),
+        np.array([_is_solved(run, spec.solved, partial(last_mean, spec)) for run in runs]),
+        (low, high),
     )
 
 
@@ -274,11 +282,11 @@ def missing_pieces(spec: Spec, record: Record) -> list[str]:
     return words
 
 
-def _last_mean(spec: Spec, record: Record, mode: str, measure: str) -> float:
-    """Mean of the evaluation at the end; 0 where it is missing."""
+def last_mean(spec: Spec, record: Record, mode: str, measure: str) -> float:
+    """Mean of the evaluation at the end; NaN, which reaches no bar, where it is missing."""
     steps, means = points(record, mode, measure)
     last = len(evaluation_steps(spec, record.key.task)) - 1
-    return float(means[-1]) if len(means) and _due(spec, steps)[-1] == last else 0.0
+    return float(means[-1]) if len(means) and _due(spec, steps)[-1] == last else np.nan
 
 
 def _is_solved(record: Record, bar: float, mean: Any) -> bool:

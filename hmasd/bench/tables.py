@@ -9,7 +9,15 @@ from typing import Any
 import numpy as np
 
 from hmasd.bench.diagnosis import LOST, SOLVED
-from hmasd.bench.results import MODES, Record, Scores, absolute_mean, points
+from hmasd.bench.results import (
+    MODES,
+    Record,
+    Scores,
+    absolute_mean,
+    last_mean,
+    points,
+    tells_success,
+)
 from hmasd.bench.spec import Spec
 from hmasd.bench.statistics import (
     CONFIDENCE,
@@ -48,29 +56,34 @@ def latex(table: Sequence[Row]) -> str:
 def score_table(
     spec: Spec, task: str, scores: Mapping[str, Scores], records: Sequence[Record]
 ) -> list[Row]:
-    """What each algorithm reached on a task: interquartile means of its best policies."""
-    head = ["algorithm", "runs", *MODES]
-    table: list[Row] = [[*head, f"solved (≥ {spec.solved:g})", "solved at the end"]]
+    """What each algorithm reached on a task: interquartile means of its best policies.
+
+    Returns are as the env gives them, not scaled.
+    """
+    is_shown = tells_success(spec, task, records)
+    reached = MODES if spec.metric == "success" else [f"return, {mode}" for mode in MODES]
+    solved = [f"solved (≥ {spec.solved:g})", "solved at the end"] if is_shown else []
+    table: list[Row] = [["algorithm", "runs", *reached, *solved]]
     for name in spec.algorithms:
         runs = [x for x in records if (x.key.task, x.key.algorithm) == (task, name)]
         counts = count_states(runs)
         if name not in scores:
-            table.append([name, counts, *["-"] * 4])
+            table.append([name, counts, *["-"] * len(table[0][2:])])
             continue
         found = scores[name]
-        means = [interval_text(interquartile_mean_interval([found.absolute[m]])) for m in MODES]
+        means = [interval_text(_unscaled_interval(found, mode)) for mode in MODES]
         shares = [share_text(x) for x in (found.solved, found.solved_at_end)]
-        table.append([name, counts, *means, *shares])
+        table.append([name, counts, *means, *(shares if is_shown else [])])
     return table
 
 
 def steadiness_table(spec: Spec, task: str, records: Sequence[Record]) -> list[Row]:
     """When each algorithm's evaluations were first good, which fell again, what was off-policy."""
+    is_shown = tells_success(spec, task, records)
     when = [f"first ≥ {SOLVED:g}, {mode} (median)" for mode in MODES]
     fell = [f"below {LOST:g} after that, {mode}" for mode in MODES]
-    table: list[Row] = [
-        ["algorithm", *when, *fell, "off-policy samples", "off-policy segments of the coordinator"]
-    ]
+    off_policy = ["off-policy samples", "off-policy segments of the coordinator"]
+    table: list[Row] = [["algorithm", *([*when, *fell] if is_shown else []), *off_policy]]
     for name in spec.algorithms:
         ended = [
             record
@@ -79,25 +92,30 @@ def steadiness_table(spec: Spec, task: str, records: Sequence[Record]) -> list[R
             and record.state != "unfinished"
         ]
         if ended:
-            table.append([name, *_steadiness_cells(ended)])
+            steadiness = _steadiness_cells(ended) if is_shown else []
+            table.append([name, *steadiness, *_off_policy_cells(ended)])
     return table
 
 
 def runs_table(spec: Spec, task: str, records: Sequence[Record]) -> list[Row]:
-    """One row per run that was measured: its evaluations, and its best policy on new episodes."""
+    """One row per run that was measured: its evaluations, and its best policy on new episodes.
+
+    The last two columns are of the metric, returns as the env gives them.
+    """
+    is_shown = tells_success(spec, task, records)
     both = " / ".join(MODES)
-    table: list[Row] = [
-        [
-            "run",
-            f"first ≥ {spec.solved:g} in both",
-            f"lowest evaluation after that, {both}",
-            f"last evaluation, {both}",
-            f"best policy, {both}",
-        ]
-    ]
+    of = "" if spec.metric == "success" else "return of the "
+    first = f"first ≥ {spec.solved:g} in both"
+    success = [first, f"lowest evaluation after that, {both}"] if is_shown else []
+    metric = [f"{of}last evaluation, {both}", f"{of}best policy, {both}"]
+    table: list[Row] = [["run", *success, *metric]]
     for name in spec.algorithms:
         table += [
-            [f"{name}/{record.key.seed}", *_run_cells(record, spec.solved)]
+            [
+                f"{name}/{record.key.seed}",
+                *(_success_cells(record, spec.solved) if is_shown else []),
+                *_metric_cells(spec, record),
+            ]
             for record in records
             if (record.key.task, record.key.algorithm, record.state) == (task, name, "finished")
             and len(points(record, MODES[0], "success")[0])
@@ -200,18 +218,30 @@ def share_text(successes: np.ndarray) -> str:
     return f"{successes.sum()} of {len(successes)} [{share.low:.0%}, {share.high:.0%}]"
 
 
-def _run_cells(record: Record, solved: float) -> list[str]:
+def _unscaled_interval(found: Scores, mode: str) -> Interval:
+    """The interquartile mean of the best policies as values of the metric."""
+    low, high = found.limits
+    scaled = interquartile_mean_interval([found.absolute[mode]])
+    return Interval(*(low + (high - low) * x for x in scaled))
+
+
+def _success_cells(record: Record, solved: float) -> list[str]:
+    """When a run's evaluations were first good in both ways of playing, and how low they fell."""
     steps = points(record, MODES[0], "success")[0]
     success = np.array([points(record, mode, "success")[1] for mode in MODES])  # [2, K]
     good = np.flatnonzero((success >= solved).all(axis=0))
     after = success[:, good[0] + 1 :] if len(good) else success[:, :0]
-    best = [absolute_mean(record, mode, "success") for mode in MODES]
     return [
         _steps(int(steps[good[0]]) if len(good) else None),
         _pair(after.min(axis=1), 2) if after.size else "-",
-        _pair(success[:, -1], 2),
-        _pair(best, 3),
     ]
+
+
+def _metric_cells(spec: Spec, record: Record) -> list[str]:
+    """What a run's last evaluation, if it is there, and its best policy reached."""
+    last = [last_mean(spec, record, mode, spec.metric) for mode in MODES]
+    best = [absolute_mean(record, mode, spec.metric) for mode in MODES]
+    return ["-" if np.isnan(last).any() else _pair(last, 2), _pair(best, 3)]
 
 
 def _pair(values: Sequence[float] | np.ndarray, digits: int) -> str:
@@ -240,7 +270,7 @@ def _diagnosis_cells(found: dict[str, Any]) -> list[str]:
 
 def _steadiness_cells(ended: Sequence[Record]) -> list[str]:
     """Of runs that ended; one that failed counts as never good."""
-    runs = [x.diagnosis for x in ended if x.state == "finished" and x.diagnosis is not None]
+    runs = _diagnoses(ended)
     firsts, falls = [], []
     for mode in MODES:
         reached = [x for run in runs if (x := run["first"][f"{mode}_{SOLVED:g}"]) is not None]
@@ -248,7 +278,16 @@ def _steadiness_cells(ended: Sequence[Record]) -> list[str]:
         median = f" ({np.median(reached):,.0f})" if reached else ""
         firsts.append(f"{len(reached)} of {len(ended)}{median}")
         falls.append(f"{len(lowest)} of {len(reached)}{_to(lowest)}")
-    return [*firsts, *falls, *(_off_policy(runs, batches) for batches in ("samples", "segments"))]
+    return [*firsts, *falls]
+
+
+def _off_policy_cells(ended: Sequence[Record]) -> list[str]:
+    return [_off_policy(_diagnoses(ended), batches) for batches in ("samples", "segments")]
+
+
+def _diagnoses(ended: Sequence[Record]) -> list[dict[str, Any]]:
+    """Of the runs that finished."""
+    return [x.diagnosis for x in ended if x.state == "finished" and x.diagnosis is not None]
 
 
 def _off_policy(runs: Sequence[dict[str, Any]], batches: str) -> str:

@@ -10,6 +10,7 @@ from hmasd.bench import figures, files, tables
 from hmasd.bench.report import write_report
 from hmasd.bench.results import read_record
 from hmasd.bench.statistics import Interval
+from tests.bench import made_up
 from tests.bench.made_up import TEXT, fail, finish, make_comparison, write_training
 
 
@@ -207,18 +208,72 @@ def test_steadiness_by_hand(tmp_path):
 
 
 def test_each_run_by_hand(tmp_path):
-    """Good at the second evaluation, lower after it; never good; good at the last one only."""
-    spec, jobs = make_comparison(tmp_path)
+    """Good at the second evaluation, lower after it; never good, or the last one is not there."""
+    spec, jobs = make_comparison(tmp_path, TEXT.replace("env_steps: 4000", "env_steps: 8000"))
     good = [job for job in jobs if job.key.algorithm == "good"]
-    for job, shares in zip(good, ([0.5, 1.0, 0.5, 0.75], [0.75, 0.5], [0.0, 1.0]), strict=True):
+    runs = ([0.5, 1.0, 0.5, 0.75], [0.75, 0.5, 0.0, 0.5], [0.0, 1.0, 1.0])
+    for job, shares in zip(good, runs, strict=True):
         finish(job, shares, best=shares[1])
     table = tables.runs_table(spec, "exact", [read_record(job) for job in jobs])
     assert [row[1:] for row in table[1:]] == [
         ["4,096", "0.50 / 0.50", "0.75 / 0.75", "1.000 / 1.000"],
         ["never", "-", "0.50 / 0.50", "0.500 / 0.500"],
-        ["4,096", "-", "1.00 / 1.00", "1.000 / 1.000"],
+        ["4,096", "1.00 / 1.00", "-", "1.000 / 1.000"],
     ]
     assert [row[0] for row in table[1:]] == ["good/1", "good/2", "good/3"]
+
+
+@pytest.fixture
+def returns(tmp_path, monkeypatch):
+    """A comparison by return whose runs return -40 to -10; `won`: whether they succeed, too."""
+
+    def compare(won):
+        monkeypatch.setattr(
+            made_up,
+            "episodes",
+            lambda value: [
+                {"mode": mode, "episode": i, "success": won, "return": value, "length": 10}
+                for mode in ("greedy", "stochastic")
+                for i in range(32)
+            ],
+        )
+        spec, jobs = make_comparison(tmp_path / str(won), TEXT + "metric: return\n")
+        for job, best in zip(jobs[:5], (-10.0, -40.0, -10.0, -30.0, -16.0), strict=True):
+            finish(job, [-40.0, best - 2.5], best=best)
+            files.write_json(job.folder / files.DIAGNOSIS, known())
+        fail(jobs[5], [])
+        report = write_report(spec, "made_up", jobs, tmp_path / "report" / str(won))
+        return report, report.read_text()
+
+    return compare
+
+
+def test_returns_are_shown_as_they_are(returns):
+    """And not a word about success where there is none, as of an env that does not tell."""
+    report, text = returns(won=False)
+    assert "| algorithm | runs | return, greedy | return, stochastic |\n" in text
+    assert "| good | 3 | -12.00 [-16.00, -10.00] | -12.00 [-16.00, -10.00] |\n" in text
+    assert "| bad_one | 2 of 3 (1 failed) | -37.50 " in text  # the failed one: -42.5
+    best = "| good/3 | -18.50 / -18.50 | -16.000 / -16.000 |\n"
+    assert best in text and "| run | return of the last evaluation, greedy / stochastic |" in text
+    assert "≥" not in text and "solved_exact" not in text
+    assert not (report.parent / "figures/solved_exact.png").exists()
+    assert "\n| good | none | none |\n" in text
+
+
+def test_where_compared_by_return_success_is_told_beside_it(returns):
+    report, text = returns(won=True)
+    assert "| return, greedy | return, stochastic | solved (≥ 0.95) | solved at the end |" in text
+    assert "| good/3 | 2,048 | 1.00 / 1.00 | -18.50 / -18.50 | -16.000 / -16.000 |\n" in text
+    assert "first ≥ 0.95, greedy (median)" in text
+    assert (report.parent / "figures/solved_exact.png").exists()
+
+
+def test_what_goes_by_another_bar_is_said(tmp_path):
+    for text, expected in ((TEXT, False), (TEXT + "solved: 0.8\n", True)):
+        spec, jobs = make_comparison(tmp_path / str(expected), text)
+        text = write_report(spec, "made_up", jobs, tmp_path / "report").read_text()
+        assert ("goes by 0.95 and 0.85 all the same" in text) == expected
 
 
 def test_only_skills_that_a_discriminator_knows_are_drawn(tmp_path, monkeypatch):
