@@ -65,21 +65,17 @@ def performance_profile_band(
     return low, high
 
 
-def probability_of_improvement(first: Sequence[np.ndarray], second: Sequence[np.ndarray]) -> float:
+def probability_of_improvement_interval(
+    first: Sequence[np.ndarray], second: Sequence[np.ndarray], seed: int = 0
+) -> Interval:
     """P(a run of `first` scores more than one of `second`), ties half, mean over the tasks.
 
-    Per task it is the Mann-Whitney U statistic over the number of pairs.
+    Per task it is the Mann-Whitney U statistic over the number of pairs; the interval is the
+    stratified bootstrap's.
 
     Raises:
         ValueError: The two do not have the same number of tasks, or a task has no run.
     """
-    return float(_improvement(*_paired(first, second)))
-
-
-def probability_of_improvement_interval(
-    first: Sequence[np.ndarray], second: Sequence[np.ndarray], seed: int = 0
-) -> Interval:
-    """The probability of improvement with its stratified bootstrap interval."""
     return _bootstrap(_paired(first, second), _improvement, seed)
 
 
