@@ -84,6 +84,17 @@ def separation(obs: np.ndarray) -> float | None:
     return float((between[varies] / total[varies]).mean())
 
 
+def shares_on(cells: np.ndarray, visited: np.ndarray) -> np.ndarray:
+    """Shares of time [P, K] that pairs spend on cells [K, 2], by their maps [P, rows, columns].
+
+    A cell beyond the map of what was visited is one that nobody came near.
+    """
+    beyond = max(0, cells.max() + 1 - visited.shape[1])
+    visited = np.pad(visited, ((0, 0), (0, beyond), (0, beyond)))
+    shares: np.ndarray = visited[:, cells[:, 0], cells[:, 1]]
+    return shares
+
+
 def nearest_distances(ends: np.ndarray) -> np.ndarray:
     """Euclidean distance of each mean end [n, F] to the nearest other one: [n]; n at least 2."""
     apart = np.linalg.norm(ends[:, None] - ends[None], axis=-1)
@@ -202,13 +213,8 @@ def _item_cells(env_name: str, state: np.ndarray) -> np.ndarray | None:
 
 
 def _reached(items: np.ndarray, visited: np.ndarray) -> dict[str, Any]:
-    """To how many of the items some pair leads, and the best pair's share of time on each.
-
-    An item beyond the map of what was visited is one that nobody came near.
-    """
-    beyond = max(0, items.max() + 1 - visited.shape[1])
-    visited = np.pad(visited, ((0, 0), (0, beyond), (0, beyond)))
-    best = visited[:, items[:, 0], items[:, 1]].max(axis=0)
+    """To how many of the items some pair leads, and the best pair's share of time on each."""
+    best = shares_on(items, visited).max(axis=0)
     return {
         "cells": items.tolist(),
         "best_share": best.round(3).tolist(),

@@ -20,7 +20,7 @@ import torch
 
 from hmasd.bench.measure import load_policy
 from hmasd.bench.skill_maps import draw_skills
-from hmasd.bench.skills import look_at_skills
+from hmasd.bench.skills import look_at_skills, shares_on
 from hmasd.bench.tables import markdown
 from hmasd.checkpoint import CheckpointError
 from hmasd.settings import ConfigError
@@ -44,8 +44,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     found = look_at_skills(config, networks)
     print(markdown(skill_table(found)), end="")
-    if options.out is not None and found["pairs"][0]["visited"] is not None:
-        draw_skills({options.model_path.stem: found}).savefig(options.out, dpi=110)
+    if options.out is None:
+        return 0
+    if found["pairs"][0]["visited"] is None:
+        print(
+            f"error: --out {options.out}: there is nothing to draw, since {config.env} has no "
+            "cells, or episodes end before the last quarter of a skill interval; leave it out",
+            file=sys.stderr,
+        )
+        return 1
+    draw_skills({options.model_path.stem: found}).savefig(options.out, dpi=110)
     return 0
 
 
@@ -57,9 +65,12 @@ def skill_table(found: dict[str, Any]) -> list[list[str]]:
     for pair in found["pairs"]:
         end = ", ".join(f"{x:.1f}" for x in pair["end"])
         nearest = "-" if pair["nearest"] is None else f"{pair['nearest']:.1f}"
-        shares = [f"{np.array(pair['visited'])[tuple(cell)]:.0%}" for cell in cells]
         numbers = [str(pair["team_skill"]), str(pair["skill"])]
-        table.append([*numbers, end, nearest, f"{pair['accuracy']:.0%}", *shares])
+        row = [*numbers, end, nearest, f"{pair['accuracy']:.0%}"]
+        if cells:
+            shares = shares_on(np.array(cells), np.array([pair["visited"]]))[0]
+            row += [f"{share:.0%}" for share in shares]
+        table.append(row)
     return table
 
 

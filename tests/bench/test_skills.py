@@ -144,6 +144,29 @@ def test_the_program_prints_a_row_per_pair_and_draws(config, tmp_path, capsys):
     assert "none.pth" in capsys.readouterr().err
 
 
+def test_an_item_beyond_the_map_has_a_share_of_nothing(config):
+    """Starts are drawn: that one of them is in the last row is likely, not certain."""
+    found = look_at_skills(config, walker((RIGHT, LEFT, UP, DOWN), config))
+    for pair in found["pairs"]:
+        pair["visited"] = [[0.0, 0.0], [0.0, 1.0]]  # all that anybody came to was (1, 1)
+    head, *rows = where_skills_lead.skill_table(found)
+    assert sorted(head[5:]) == ["on (1, 1)", "on (1, 8)", "on (8, 1)", "on (8, 8)"]
+    assert all(sorted(row[5:]) == ["0%", "0%", "0%", "100%"] for row in rows)
+
+
+def test_a_picture_that_cannot_be_drawn_is_an_error(tmp_path, monkeypatch, capsys):
+    register_small_envs(monkeypatch)
+    config = tiny_config(env="point", skill_interval=5)
+    agent = HMASDAgent(config, make_env(config.env, config.num_envs, config.episode_length))
+    path, picture = tmp_path / "hmasd_sync_enhanced_final.pth", tmp_path / "skills.png"
+    agent.save_model(path, config=dataclasses.asdict(config))
+    assert where_skills_lead.main([str(path), "--out", str(picture)]) == 1
+    told = capsys.readouterr()
+    assert f"error: --out {picture}: there is nothing to draw, since point has no" in told.err
+    assert told.out.startswith("| Z | z |") and not picture.exists()
+    assert where_skills_lead.main([str(path)]) == 0  # control: the table alone
+
+
 def test_the_maps_have_a_row_per_moment_and_team_skill(config):
     found = look_at_skills(config, walker((RIGHT, LEFT, UP, DOWN), config)) | {"env_steps": 7}
     figure = draw_skills({"before_success": None, "last": found})
