@@ -128,8 +128,8 @@ def improvement_table(
 ) -> tuple[dict[str, Interval], list[Row]]:
     """How probably a run of the first algorithm beats one of each other.
 
-    A difference that is known may be too small to matter, so it is told by how much: the
-    interquartile means' difference.
+    A difference that is known may be too small to matter, or the one that wins more often may win
+    little and lose much: so it is told by how much the interquartile means differ.
 
     Args:
         scores: Algorithm -> per task [R].
@@ -154,9 +154,8 @@ def improvement_table(
     ]
     for other, interval in found.items():
         p_value = improvement_p_value(scores[reference], scores[other])
-        winner = reference if interval.value > 0.5 else other
-        ahead = abs(interquartile_mean(scores[reference]) - interquartile_mean(scores[other]))
-        verdict = f"{winner}, by {ahead:.3f}" if p_value < SIGNIFICANT else "not known"
+        ranked = (reference, other) if interval.value > 0.5 else (other, reference)
+        verdict = _winner(scores, *ranked) if p_value < SIGNIFICANT else "not known"
         runs = f"{counts[reference]} / {counts[other]}"
         table.append([other, runs, interval_text(interval), p_text(p_value), verdict])
     return found, table
@@ -216,6 +215,14 @@ def share_text(successes: np.ndarray) -> str:
     """E.g. ``9 of 10 [60 %, 98 %]`` with the Wilson interval."""
     share = wilson_interval(int(successes.sum()), len(successes))
     return f"{successes.sum()} of {len(successes)} [{share.low:.0%}, {share.high:.0%}]"
+
+
+def _winner(scores: Mapping[str, Sequence[np.ndarray]], better: str, worse: str) -> str:
+    """Who wins more often, and by how much; the interquartile means may tell the opposite."""
+    ahead = round(interquartile_mean(scores[better]) - interquartile_mean(scores[worse]), 3)
+    if ahead < 0:
+        return f"{better} more often, but its interquartile mean is {-ahead:.3f} lower"
+    return f"{better}, by {abs(ahead):.3f}"  # no -0.000
 
 
 def _unscaled_interval(found: Scores, mode: str) -> Interval:
