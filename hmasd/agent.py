@@ -25,12 +25,10 @@ from hmasd.envs.base import BatchedEnv
 from hmasd.networks import make_networks
 from hmasd.rollout.segments import SegmentStorage
 from hmasd.rollout.storage import RoundStorage
-from hmasd.rollout.team import Generators, Team
+from hmasd.rollout.team import Generators, Team, training_generators
 from hmasd.round_metrics import counting, reward_metrics, segment_metrics, skill_metrics
 from hmasd.sync import SyncGate
 from hmasd.types import Acting, EnvStep, EnvView, HighRollout, LowRollout, TensorView
-
-GENERATORS = ("skill", "action", "shuffle")
 
 
 class HMASDAgent:
@@ -85,16 +83,13 @@ class HMASDAgent:
 
     def _build_memory(self, env: BatchedEnv) -> None:
         config = self.config
-        self.generators = {
-            name: torch.Generator(self.device).manual_seed(config.seed * len(GENERATORS) + i)
-            for i, name in enumerate(GENERATORS)
-        }
+        self.generators = training_generators(config.seed, self.device)
         self.team = Team(
             config,
             self.networks.coordinator,
             self.networks.actor,
             (self.share.size, env.num_agents),
-            Generators(self.generators["skill"], self.generators["action"]),
+            Generators(*(self.generators[name] for name in Generators._fields)),
             self.share,
         )
         rows = (self.share.size, env.num_agents)[: 1 + self.networks.critic.sees_own]

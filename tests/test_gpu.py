@@ -279,7 +279,7 @@ class NoNumberIsRead(TorchDispatchMode):
 def step_without_reading(monkeypatch: pytest.MonkeyPatch, spoil: bool) -> int:
     """One update of an agent without compiled kernels; how many gradient steps were watched."""
     monkeypatch.setattr(build._switch, "enabled", False)
-    player, steps = Player(SMALL, MaskedAgents(4)), []
+    player, steps = Player(replace(SMALL, skill_persistence=0.0), MaskedAgents(4)), []
     player.collect()
     backward, apply = Learner.backward, Learner.apply
 

@@ -118,7 +118,10 @@ def test_a_planted_bug_is_caught_by_the_books(config: Config, plant: Any) -> Non
         plant(patch)
         with pytest.raises(AssertionError):
             check_partition(
-                keep_books(dataclasses.replace(config, high_level_batch_size=12), rounds=8)
+                keep_books(
+                    dataclasses.replace(config, high_level_batch_size=12, skill_persistence=0.0),
+                    rounds=8,
+                )
             )
 
 

@@ -27,10 +27,14 @@ class TeamAction(NamedTuple):
 
 
 class Generators(NamedTuple):
-    """Randomness of a team's choices; None: greedy play."""
+    """Randomness of a team's choices; None: greedy play.
+
+    `clock` is the host's, as `SkillClock` is: of whether skills persist, which training alone asks.
+    """
 
     skill: torch.Generator | None
     action: torch.Generator | None
+    clock: torch.Generator | None = None
 
     @classmethod
     def of_seed(cls, seed: int, device: torch.device) -> Generators:
@@ -40,6 +44,16 @@ class Generators(NamedTuple):
     def greedy(self, config: Config) -> Generators:
         """Only what greedy play needs: skills that are chosen by chance alone stay so."""
         return Generators(self.skill if config.high_level == "random" else None, None)
+
+
+def training_generators(seed: int, device: torch.device) -> dict[str, torch.Generator]:
+    """Those of a run by name: of a team's choices, and of the order in which it is learned from."""
+    names = ("skill", "action", "shuffle")
+    found = {
+        name: torch.Generator(device).manual_seed(seed * len(names) + i)
+        for i, name in enumerate(names)
+    }
+    return found | {"clock": torch.Generator().manual_seed((seed + 1) << 32)}
 
 
 class Team:
@@ -201,11 +215,14 @@ class Team:
             [E] bool on the host, the envs whose segment ended with this step.
         """
         self.restart = ended.clone()
-        persists = None
-        if self.persistence > 0:
-            numbers = self._noise(self.generators.skill, ())
-            persists = None if numbers is None else to_host(numbers < self.persistence)
-        return self.clock.advance(ended, persists)
+        return self.clock.advance(ended, self._persists())
+
+    def _persists(self) -> Tensor | None:
+        """[E] bool on the host, skills that would go on for another interval; None: none would."""
+        if self.generators.clock is None or self.persistence == 0:
+            return None
+        numbers = torch.rand(self.share.total, generator=self.generators.clock)
+        return numbers[self.share.rows] < self.persistence
 
     def state_dict(self) -> dict[str, object]:
         """What the teams remember; the networks and generators are saved elsewhere."""

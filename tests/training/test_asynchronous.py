@@ -193,7 +193,9 @@ def test_lost_envs_are_refused(small: Config) -> None:
 
 def test_actions_as_skills_are_learned_asynchronously_too(small: Config) -> None:
     config = dataclasses.replace(
-        small, low_level="action", skill_interval=1, high_level_batch_size=1, env="masked"
+        small,
+        **{"low_level": "action", "skill_interval": 1, "skill_persistence": 0.0},
+        **{"high_level_batch_size": 1, "env": "masked"},
     )
     _, _, metrics, _ = trained(config, 20)
     assert len(metrics) == 8
