@@ -23,7 +23,7 @@ ENVS = {
     "masks and deaths": lambda: MaskedAgents(4, episode_length=7),
     "continuous": lambda: ContinuousPoint(4, episode_length=5),
 }
-NOW = replace(SMALL, high_level_batch_size=1)  # the coordinator learns in every round
+NOW = replace(SMALL, high_level_batch_size=1, skill_persistence=0.0)  # it learns in every round
 
 
 def updated(player: Player, monkeypatch: pytest.MonkeyPatch) -> tuple[HighBatch, dict[str, float]]:

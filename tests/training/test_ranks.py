@@ -119,6 +119,7 @@ def test_a_rank_without_envs_has_no_segments(tmp_path: Path) -> None:
         "env_workers": 1,
         "env_restarts": 1,
         "high_level_batch_size": 1,
+        "skill_persistence": 0.0,  # every round closes a segment
     }
     assert trained(tmp_path, 2, **changes)["agent"]["coordinator_version"] == 3
 
