@@ -80,6 +80,20 @@ def test_every_batch_of_the_coordinator_has_one_version(config: Config) -> None:
     check_batches(books)
 
 
+@pytest.mark.parametrize(
+    ("persistence", "rounds", "longest"), [(0.0, 8, 2), (1.0, 1, 3), (1.0, 8, 7)]
+)
+def test_skills_that_persist_make_longer_segments(
+    config: Config, persistence: float, rounds: int, longest: int
+) -> None:
+    """For certain: up to an episode's end at 7, and in the first round, whose longest has 3."""
+    config = dataclasses.replace(
+        config, skill_interval=2, skill_persistence=persistence, high_level_batch_size=1000
+    )
+    segments = all_segments(keep_books(config, rounds))
+    assert max(int(x.length.max()) for x in segments) == longest
+
+
 def test_the_coordinator_waits_for_its_batch_and_skills_run_on(config: Config) -> None:
     """Updating it every round would leave it a handful of segments; cutting there would lose k."""
     rare = dataclasses.replace(
@@ -265,6 +279,16 @@ def test_the_mean_of_what_a_segment_passed_through_and_of_the_one_before_it() ->
     assert segments.is_first[first].tolist() == [True, False, False]
     assert segments.mean_state[second, 0].tolist() == [2.0, (4 + 5) / 2, (4.5 + 7) / 2]
     assert segments.is_first[second].tolist() == [True, True, False]
+
+
+def test_the_mean_of_what_a_longer_segment_passed_through_counts_every_step_alike() -> None:
+    """Skills that persist: five steps where two are usual, begun at 4."""
+    storage = SegmentStorage(E, 1.0, 2)
+    open_all(storage, 4.0, 0)
+    for number in (1.0, 2.0, 4.0, 8.0, 16.0):
+        storage.add_step(torch.zeros(E), view(number).state)
+    storage.cut(view(16.0))
+    torch.testing.assert_close(storage.rollout(0).mean_state[:, 0], torch.full((E,), 31 / 5))
 
 
 def test_after_a_failure_an_envs_next_segment_is_its_episodes_first() -> None:
