@@ -38,8 +38,10 @@ POSITIVE = frozenset(
 )
 """Numbers that must be more than 0; all others must be at least 0."""
 FRACTIONS = frozenset(
-    {"gamma", "gae_lambda", "winning_step", "winning_intrinsic", "losing_entropy"}
-    | {"skill_persistence"}
+    {
+        *("gamma", "gae_lambda", "winning_step", "winning_intrinsic", "losing_entropy"),
+        "skill_persistence",
+    }
 )
 """Numbers that must be at most 1 as well."""
 LARGEST_SEED = 2**31 - 1  # others are made of it, and many generators take no more than 32 bits

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from hmasd.viz.curves import STYLE
 
-LONGEST = 12  # maps side by side: with more they are too small to read
+MAPS_PER_ROW = 12  # with more they are too small to read
 
 
 def draw_skills(looks: Mapping[str, Any]) -> Figure:
@@ -21,11 +21,11 @@ def draw_skills(looks: Mapping[str, Any]) -> Figure:
         looks: Moment -> what `look_at_skills` found then in an env with cells, or None.
     """
     rows = [
-        (f"{_heading(moment, found)}, Z = {team_skill}", pairs[start : start + LONGEST])
+        (f"{_heading(moment, found)}, Z = {team_skill}", pairs[start : start + MAPS_PER_ROW])
         for moment, found in looks.items()
         if found is not None
         for team_skill, pairs in _by_team_skill(found["pairs"]).items()
-        for start in range(0, len(pairs), LONGEST)
+        for start in range(0, len(pairs), MAPS_PER_ROW)
     ]
     widest = max(len(pairs) for _, pairs in rows)
     with mpl.rc_context(STYLE | {"axes.grid": False}):
@@ -37,7 +37,7 @@ def draw_skills(looks: Mapping[str, Any]) -> Figure:
             axes = part.subplots(1, widest, squeeze=False)[0]
             for axis in axes[len(pairs) :]:
                 axis.remove()
-            for axis, pair in zip(axes, pairs, strict=False):
+            for axis, pair in zip(axes[: len(pairs)], pairs, strict=True):
                 cells = np.sqrt(np.array(pair["visited"])[1:-1, 1:-1])
                 axis.imshow(cells, cmap="magma_r", vmin=0, vmax=0.9)
                 axis.set_title(f"z {pair['skill']}: {pair['accuracy']:.0%}", fontsize=9)

@@ -47,7 +47,11 @@ class Generators(NamedTuple):
 
 
 def training_generators(seed: int, device: torch.device) -> dict[str, torch.Generator]:
-    """Those of a run by name: of a team's choices, and of the order in which it is learned from."""
+    """Those of a run by name: of a team's choices, and of the order in which it is learned from.
+
+    That of the clock is the host's on every device, and its seed is no run's other one (those are
+    below 2^32 for all seeds up to a billion).
+    """
     names = ("skill", "action", "shuffle")
     found = {
         name: torch.Generator(device).manual_seed(seed * len(names) + i)
@@ -221,6 +225,7 @@ class Team:
         """[E] bool on the host, skills that would go on for another interval; None: none would."""
         if self.generators.clock is None or self.persistence == 0:
             return None
+        # In every step and for all of the run's envs, as `_noise`: no share decides another's.
         numbers = torch.rand(self.share.total, generator=self.generators.clock)
         return numbers[self.share.rows] < self.persistence
 

@@ -176,7 +176,7 @@ def test_the_maps_have_a_row_per_moment_and_team_skill(config):
 
 
 def test_a_row_that_is_too_long_goes_on_in_the_next(config, monkeypatch):
-    monkeypatch.setattr(skill_maps, "LONGEST", 3)
+    monkeypatch.setattr(skill_maps, "MAPS_PER_ROW", 3)
     found = look_at_skills(config, walker((RIGHT, LEFT, UP, DOWN), config))
     figure = draw_skills({"last": found})
     titles = [axis.get_title(loc="left").split(":")[0] for axis in figure.axes]
