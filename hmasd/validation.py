@@ -151,7 +151,7 @@ def _describe_coordinator(config: Config) -> Iterator[str]:
     rounds = sum(number for _, number in planned_rounds(config))
     yield (
         f"coordinator: updated when {config.high_level_batch_size:,} segments are closed; if no "
-        f"episode ends early that is first after {after:,} round(s), with {closed:,} closed "
+        f"episode ends early and no skill goes on that is first after {after:,} round(s), with {closed:,} closed "
         f"segments and {cut} more cut by the update"
     )
     if 0 < config.exploration_start < config.total_steps:
@@ -168,7 +168,7 @@ def _describe_coordinator(config: Config) -> Iterator[str]:
 
 
 def first_coordinator_update(config: Config) -> tuple[int, int, int]:
-    """When the coordinator is first updated, if no episode ends early (nor noise lets rounds grow).
+    """When the coordinator is first updated, if no episode ends early and no skill persists.
 
     Returns:
         The number of rounds, the segments that are closed by then, and the open ones that the
