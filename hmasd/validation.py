@@ -151,8 +151,8 @@ def _describe_coordinator(config: Config) -> Iterator[str]:
     rounds = sum(number for _, number in planned_rounds(config))
     yield (
         f"coordinator: updated when {config.high_level_batch_size:,} segments are closed; if no "
-        f"episode ends early and no skill goes on that is first after {after:,} round(s), with {closed:,} closed "
-        f"segments and {cut} more cut by the update"
+        f"episode ends early and no skill goes on that is first after {after:,} round(s), with "
+        f"{closed:,} closed segments and {cut} more cut by the update"
     )
     if 0 < config.exploration_start < config.total_steps:
         yield (
@@ -168,7 +168,9 @@ def _describe_coordinator(config: Config) -> Iterator[str]:
 
 
 def first_coordinator_update(config: Config) -> tuple[int, int, int]:
-    """When the coordinator is first updated, if no episode ends early and no skill persists.
+    """When the coordinator is first updated.
+
+    If no episode ends early, no skill persists, and noise lets no round grow.
 
     Returns:
         The number of rounds, the segments that are closed by then, and the open ones that the
