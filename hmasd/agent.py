@@ -14,10 +14,11 @@ from hmasd import checkpoint
 from hmasd.algorithm.coordinator import Coordinator
 from hmasd.algorithm.discoverer import Discoverer, RoundTail, critic_pass
 from hmasd.algorithm.discriminators import Discriminators
-from hmasd.algorithm.exploration import Exploration, ended_and_won
+from hmasd.algorithm.exploration import Exploration
 from hmasd.algorithm.novelty import Novelty
 from hmasd.algorithm.optimization import Metrics, read
 from hmasd.algorithm.policy_average import PolicyAverage, follow
+from hmasd.algorithm.wins import Wins, ended_and_won
 from hmasd.batch_schedule import next_batch_size
 from hmasd.config import Config
 from hmasd.distributed import ALONE, Ranks
@@ -64,7 +65,8 @@ class HMASDAgent:
 
     def _build_updaters(self, env: BatchedEnv) -> None:
         config, nets, ranks = self.config, self.networks, self.ranks
-        self.exploration, novelty = Exploration(config), None
+        self.wins, novelty = Wins(config), None
+        self.exploration = Exploration(config, self.wins)
         if config.novelty_coef > 0 and config.exploration_start > 0 and self._coordinator_learns:
             interval = config.survey_interval
             novelty = Novelty(env.state_size, config.seed, self.device, ranks, interval=interval)
@@ -259,7 +261,8 @@ class HMASDAgent:
             1.0 if rollout.alive is None else float(rollout.alive.sum()),
             *ended_and_won(rollout, self.low_storage.discarded),
         )
-        self.exploration.hear(self.env_steps, *episodes)
+        self.wins.hear(*episodes)
+        self.exploration.begin_or_end(self.env_steps)
         self._follow_wins()
         metrics = self._round_metrics(rollout, living)
         metrics["sync/discarded_samples"] = lost * self.low_storage.length
@@ -270,18 +273,18 @@ class HMASDAgent:
             metrics |= self._update_discoverer(rollout, self._next_view, living)
         numbers = read(metrics, self._learners)
         if "low/sharpness" in numbers:  # skills that pause keep theirs
-            self.networks.actor.sharpness.fill_(self.exploration.sharpness)
+            self.networks.actor.sharpness.fill_(self.wins.sharpness)
         self.low_storage.clear()
         self.high_storage.end_round()
-        follow(self.played, self.networks, self.average.newest_share(*self.exploration.wins))
+        follow(self.played, self.networks, self.average.newest_share(*self.wins.shares))
         return numbers
 
     def _follow_wins(self) -> None:
         """Let the size of steps, the weights of rewards and the skills' length follow the wins."""
         for learner in self._learners:
-            learner.size_steps(self.exploration.step_share)
-        self.discriminators.pay(self.exploration.extrinsic_coef, self.exploration.intrinsic_share)
-        self.coordinator.follow_wins(self.exploration)
+            learner.size_steps(self.wins.step_share)
+        self.discriminators.pay(self.wins.extrinsic_coef, self.wins.intrinsic_share)
+        self.coordinator.weigh(self.wins.entropy_coef, self.exploration.novelty_coef)
         self.team.persistence = self.exploration.persistence
 
     def _update_discoverer(
@@ -379,6 +382,7 @@ class HMASDAgent:
             "generators": {name: g.get_state() for name, g in self.generators.items()},
             "gate": self.gate.state_dict(),
             "noise_scale": self.discoverer.noise_scale.state_dict(),
+            "wins": self.wins.state_dict(),
             "exploration": self.exploration.state_dict(),
             "coordinator_version": self.coordinator_version,
             "env_steps": self.env_steps,
@@ -414,6 +418,7 @@ class HMASDAgent:
             generator.set_state(state["generators"][name])
         self.gate.load_state_dict(state["gate"])
         self.discoverer.noise_scale.load_state_dict(state["noise_scale"])
+        self.wins.load_state_dict(state["wins"])
         self.exploration.load_state_dict(state["exploration"])
         self._follow_wins()
         self.coordinator_version = state["coordinator_version"]

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from hmasd.types import HOST_FIELDS
 
 FORMAT = "hmasd-checkpoint"
-VERSION = 13
+VERSION = 14
 STEM = "hmasd_sync_enhanced"
 SHAPE_SETTINGS = (
     "env",

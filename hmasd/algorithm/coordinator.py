@@ -77,10 +77,9 @@ class Coordinator:
             exploration.since = env_steps
         return metrics | ({"high/begins_anew": float(is_stuck)} if explores else {})
 
-    def follow_wins(self, exploration: Exploration) -> None:
-        """Let entropy and what is new count as much as they should, by what was won."""
-        self.entropy_coef = exploration.entropy_coef
-        self.novelty_coef = exploration.novelty_coef
+    def weigh(self, entropy_coef: float, novelty_coef: float) -> None:
+        """Let entropy (λ_h) and what is new count as much as given from here on."""
+        self.entropy_coef, self.novelty_coef = entropy_coef, novelty_coef
 
     def begin_anew(self) -> None:
         """Forget all that was learned but the survey by chance, which tells of the skills."""

@@ -1,54 +1,27 @@
-"""Stop 5, high level: when the coordinator explores, and what else follows from its wins."""
+"""Stop 5, high level: when the coordinator explores."""
 
 from __future__ import annotations
 
-from torch import Tensor
-
+from hmasd.algorithm.wins import Wins
 from hmasd.config import Config
-from hmasd.types import LowRollout
 
-WINDOW = 100  # episodes that the share of wins averages over
-PATIENCE = 300  # updates in which the lasting share of wins follows a fall
 SOME = 0.01  # share of wins that is worth keeping, also when the time for exploring is over
 FEW = 0.1  # share of wins below which there is something to explore for
 MOST = 0.9  # share of wins from which on there is nothing to explore for
-SAVED = ("success", "lasting_success", "is_on", "since")
-
-
-def ended_and_won(rollout: LowRollout, lost: Tensor | None) -> tuple[float, float]:
-    """How many episodes ended in a round, and how many of them were won.
-
-    Args:
-        rollout: the round.
-        lost: [E] bool, envs that failed, whose games are neither won nor lost; None: none did.
-    """
-    ended = rollout.terminated | rollout.truncated
-    ended = ended if lost is None else ended & ~lost
-    return float(ended.sum()), float((ended & rollout.success).sum())
-
-
-def faded(left: float, extent: float) -> float:
-    """From 1 at extent 0 down to what is `left` at extent 1, in proportion."""
-    return 1 + (left - 1) * extent
+SAVED = ("is_on", "since")
 
 
 class Exploration:
-    """Follows how often the team wins, and says by it and by the clock whether to explore."""
+    """Says by the clock and by what is won whether the coordinator explores."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, wins: Wins) -> None:
         self.config = config
-        self.success = 0.0
-        self.lasting_success = 0.0
+        self.wins = wins
         self.is_on = False
         self.since = 0  # env steps at which the coordinator began to explore, or last won enough
 
-    def hear(self, env_steps: int, ended: float, won: float) -> None:
-        """Take in a round that ended after so many env steps.
-
-        The share of wins is a running mean that begins at 0, so a team counts as winning some time
-        after it does. The lasting share rises as fast and falls slowly. A team that wins all and is
-        then stuck somewhere has to find out again what it is paid for: were it paid less for
-        winning and played by chance as soon as it loses, it would unlearn the way instead.
+    def begin_or_end(self, env_steps: int) -> None:
+        """Begin, go on or end by the clock, after a round whose wins were taken in.
 
         Exploring begins where it is time for it and hardly anything is won. It ends with its time,
         but where something is won only when most is: the steps from the first wins to the habit are
@@ -56,20 +29,15 @@ class Exploration:
 
         Args:
             env_steps: of all ranks, this round's included.
-            ended: how many episodes of all ranks ended in it.
-            won: how many of them were won.
         """
-        self.success += (won - ended * self.success) / max(WINDOW, ended)
-        self.lasting_success += (self.success - self.lasting_success) / PATIENCE
-        self.lasting_success = max(self.lasting_success, self.success)
-        time = self._is_time(env_steps)
+        time, success = self._is_time(env_steps), self.wins.success
         if self.is_on and self._explores:
-            self.is_on = self.success < MOST and (time or self.wins_some)
-        elif time and self.success < FEW:
+            self.is_on = success < MOST and (time or self.wins_some)
+        elif time and success < FEW:
             self.is_on, self.since = True, env_steps
         else:
             self.is_on = False
-        if self.success >= FEW:
+        if success >= FEW:
             self.since = env_steps
 
     def is_stuck(self, env_steps: int) -> bool:
@@ -84,12 +52,7 @@ class Exploration:
     @property
     def wins_some(self) -> bool:
         """Whether something is won that is worth keeping."""
-        return self.success >= SOME
-
-    @property
-    def wins(self) -> tuple[float, float]:
-        """The share of wins, and the share that lasts."""
-        return self.success, self.lasting_success
+        return self.wins.success >= SOME
 
     @property
     def _explores(self) -> bool:
@@ -103,7 +66,7 @@ class Exploration:
 
     def pauses_skills(self, env_steps: int) -> bool:
         """Whether the skills stay as they are; not if `extrinsic_coef` is above 0."""
-        searches = self.is_on and self.success < FEW and self._is_time(env_steps)
+        searches = self.is_on and self.wins.success < FEW and self._is_time(env_steps)
         return searches and self.config.extrinsic_coef == 0
 
     @property
@@ -115,44 +78,19 @@ class Exploration:
     @property
     def novelty_coef(self) -> float:
         """Weight of what is new: the less, the more is won."""
-        return (1 - self.success) * self.config.novelty_coef
-
-    @property
-    def step_share(self) -> float:
-        """Share of the learning rate: who wins learns more carefully (`winning_step`)."""
-        return faded(self.config.winning_step, self.success)
-
-    @property
-    def sharpness(self) -> float:
-        """κ of the actor: who won plays nearly as greedily as it will (`winning_sharpness`)."""
-        return float(self.config.winning_sharpness**self.lasting_success)
+        return (1 - self.wins.success) * self.config.novelty_coef
 
     @property
     def persistence(self) -> float:
         """Chance that skills go on for another interval: none where the coordinator explores."""
-        return 0.0 if self.is_on else (1 - self.lasting_success) * self.config.skill_persistence
+        losing = 1 - self.wins.lasting_success
+        return 0.0 if self.is_on else losing * self.config.skill_persistence
 
-    @property
-    def extrinsic_coef(self) -> float:
-        """λ_e: who won is paid for it (`winning_extrinsic_coef`)."""
-        grown = self.lasting_success * self.config.winning_extrinsic_coef
-        return self.config.extrinsic_coef + grown
-
-    @property
-    def intrinsic_share(self) -> float:
-        """Share of λ_D and λ_d that counts: who won is paid for that (`winning_intrinsic`)."""
-        return faded(self.config.winning_intrinsic, self.lasting_success)
-
-    @property
-    def entropy_coef(self) -> float:
-        """λ_h: who wins keeps all skills in use (`losing_entropy`)."""
-        return faded(self.config.losing_entropy, 1 - self.success) * self.config.high_entropy_coef
-
-    def state_dict(self) -> dict[str, float | bool | int]:
-        """Everything needed to go on exactly."""
+    def state_dict(self) -> dict[str, bool | int]:
+        """Everything needed to go on exactly, beside the wins."""
         return {name: getattr(self, name) for name in SAVED}
 
-    def load_state_dict(self, state: dict[str, float | bool | int]) -> None:
+    def load_state_dict(self, state: dict[str, bool | int]) -> None:
         """Go on exactly from `state_dict`."""
         for name in SAVED:
             setattr(self, name, state[name])

@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from hmasd.algorithm.exploration import WINDOW
+from hmasd.algorithm.wins import WINDOW
 
 
 class PolicyAverage:
@@ -20,7 +20,7 @@ class PolicyAverage:
     With s the share of the last episodes that were won it weighs s / (1 - s + 1 / WINDOW), since no
     odds above WINDOW can be told from so many. So a team that begins to win leaves what it was
     behind at once, and one that loses its way for a while hardly counts. What came before is
-    forgotten over n^l updates, l the share that lasts (`Exploration.lasting_success`): at once
+    forgotten over n^l updates, l the share that lasts (`Wins.lasting_success`): at once
     where nothing was won, over n where all was, and hardly sooner while it is lost for once.
     """
 

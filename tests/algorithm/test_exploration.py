@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 import itertools
-import math
 from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
 
-from hmasd.algorithm.exploration import Exploration, ended_and_won
+from hmasd.algorithm.exploration import Exploration
+from hmasd.algorithm.wins import Wins
 from hmasd.config import Config
-from hmasd.types import LowRollout
 from tests.helpers.envs import Counter, NeverWon
 from tests.helpers.rounds import SMALL, Player
 
 
-def exploration(start: int, **settings: float) -> Exploration:
-    return Exploration(Config(exploration_start=start, **settings))
+def exploration(start: int, **settings: float | str) -> Exploration:
+    config = Config(exploration_start=start, **settings)
+    return Exploration(config, Wins(config))
 
 
 def heard(found: Exploration, env_steps: int, won: int) -> bool:
     """Whether it explores after a round with a hundred episodes, of which so many were won."""
-    found.hear(env_steps, ended=100, won=won)
+    found.wins.hear(ended=100, won=won)
+    found.begin_or_end(env_steps)
     return found.is_on
 
 
@@ -39,31 +40,8 @@ def test_a_start_of_0_is_never() -> None:
 
 
 def test_who_has_no_coordinator_never_explores() -> None:
-    found = Exploration(Config(exploration_start=100, high_level="random"))
+    found = exploration(100, high_level="random")
     assert not heard(found, 100, won=0)
-
-
-def test_success_is_the_share_of_about_the_last_hundred_episodes() -> None:
-    found = exploration(1000)
-    assert found.success == 0
-    found.hear(1, ended=10, won=10)  # the ninety before count as lost
-    assert found.success == pytest.approx(0.1)
-    found.hear(2, ended=0, won=0)
-    assert found.success == pytest.approx(0.1)
-    found.hear(3, ended=400, won=100)  # all that are remembered
-    assert found.success == pytest.approx(0.25)
-
-
-def test_an_env_that_failed_has_neither_won_nor_lost() -> None:
-    """Two steps of three envs, of which the second failed: it ends in both, and "wins" one."""
-    fields = dict.fromkeys(LowRollout._fields)
-    terminated = torch.tensor([[1, 1, 0], [0, 0, 1]], dtype=torch.bool)
-    truncated = torch.tensor([[0, 0, 1], [0, 1, 0]], dtype=torch.bool)
-    rollout = LowRollout(
-        **fields | {"terminated": terminated, "truncated": truncated, "success": terminated}
-    )
-    assert ended_and_won(rollout, None) == (5, 3)
-    assert ended_and_won(rollout, torch.tensor([False, True, False])) == (3, 2)
 
 
 def test_it_begins_where_few_are_won_and_ends_where_most_are() -> None:
@@ -138,41 +116,10 @@ def test_skills_persist_less_the_more_is_won_and_never_while_exploring() -> None
     assert found.persistence == 0
 
 
-def test_sharpness_and_the_team_reward_grow_with_the_wins() -> None:
-    """To the power of the share of wins, and in proportion to it."""
-    settings = {"winning_sharpness": 9.0, "extrinsic_coef": 1.0, "winning_extrinsic_coef": 4.0}
-    found = exploration(1000, winning_intrinsic=0.2, **settings)
-    grown = []
-    for won in (0, 50, 100):
-        heard(found, 10, won=won)
-        grown.append((found.sharpness, found.extrinsic_coef, found.intrinsic_share))
-    assert grown == [pytest.approx(x) for x in ((1, 1, 1), (3, 3, 0.6), (9, 5, 0.2))]
-
-
-def test_sharpness_and_the_rewards_go_back_slowly() -> None:
-    """Over about 300 updates, where the size of the steps follows a loss at once."""
-    settings = {"winning_sharpness": 10.0, "winning_extrinsic_coef": 10.0, "winning_step": 0.1}
-    found = exploration(10_000, winning_intrinsic=0.0, **settings)
-    heard(found, 10, won=100)
-    share = [1.0]
-    for update in range(300):
-        heard(found, 20 + update, won=0)
-        share.append(found.extrinsic_coef / 10)
-        assert found.sharpness == pytest.approx(10 ** share[-1])
-        assert found.intrinsic_share == pytest.approx(1 - share[-1])
-        assert found.step_share == 1
-    assert share[10] > 0.96
-    assert share[300] == pytest.approx(math.exp(-1), abs=0.01)
-    assert all(after < before for before, after in itertools.pairwise(share))
-    heard(found, 400, won=60)  # it rises at once
-    assert (found.extrinsic_coef, found.step_share) == pytest.approx((6.0, 1 - 0.9 * 0.6))
-
-
 def test_who_is_told_never_to_explore_stops() -> None:
     """As after a checkpoint of a run that did."""
     found = exploration(0)
-    state = {"success": 0.5, "lasting_success": 0.5, "is_on": True, "since": 0}
-    found.load_state_dict(state)
+    found.load_state_dict({"is_on": True, "since": 0})
     assert not heard(found, 1500, won=50)
 
 
@@ -180,13 +127,11 @@ def test_it_goes_on_exactly_from_what_was_saved() -> None:
     found, other = exploration(1000), exploration(1000)
     heard(found, 1700, won=0)
     heard(found, 2999, won=0)
-    other.load_state_dict(found.state_dict())
+    other.load_state_dict(found.state_dict())  # nothing was won, as the other has it
     assert found.is_stuck(2999) and other.is_stuck(2700) and not other.is_stuck(2699)
-    heard(found, 2999, won=5)
     other.load_state_dict(found.state_dict())
     assert heard(other, 3001, won=20) and heard(found, 3001, won=20)
     assert heard(other, 3002, won=2) and heard(found, 3002, won=2)
-    assert other.success == found.success < found.lasting_success == other.lasting_success
     assert not heard(exploration(1000), 3001, won=20)  # control
 
 
@@ -325,7 +270,7 @@ def test_who_wins_learns_carefully_is_paid_for_it_and_keeps_all_skills_in_use(
         assert float(actor.sharpness) == pytest.approx(sharpness, rel=0.1)
     found = [metrics["low/ratio_start"] for *_, metrics in before]
     assert found == pytest.approx([1.0] * 99, abs=1e-4)  # what is learned from is what acted
-    assert agent.exploration.success == pytest.approx(float(env is AlwaysWon), abs=0.1)
+    assert agent.wins.success == pytest.approx(float(env is AlwaysWon), abs=0.1)
     for learner in agent._learners:
         size = learner.optimizer.adam.param_groups[0]["lr"]
         assert size == pytest.approx(0.01 * step_size, rel=0.3)
@@ -337,7 +282,7 @@ def test_who_wins_learns_carefully_is_paid_for_it_and_keeps_all_skills_in_use(
     assert rollout.reward.abs().sum() > 0
     persists = 0.0 if env is AlwaysWon else 0.5
     assert agent.team.persistence == pytest.approx(persists, abs=0.1)
-    share = agent.exploration.intrinsic_share
+    share = agent.wins.intrinsic_share
     assert share == pytest.approx(0.4 if env is AlwaysWon else 1.0, abs=0.05)
     team, individual = agent.discriminators.certainty(rollout)
     torch.testing.assert_close(paid.team, share * config.team_coef * team)

@@ -297,7 +297,7 @@ def test_nothing_new_becomes_usual_while_something_is_won() -> None:
     player, surveys = Player(config, NeverWon(4)), []
     for success in (*[0.0] * 12, 0.02, 0.02, 0.0, 0.0, 0.0):
         player.collect()
-        player.agent.exploration.success = success
+        player.agent.wins.success = success
         surveys.append(player.agent.sync_update().get("high/surveys"))
     assert surveys == [None] * 11 + [1, 1, 1, 1, 2, 2]
 

@@ -108,8 +108,8 @@ def winning(config: Config, updates: int) -> HMASDAgent:
     """An agent after some rounds, of which the second half counts as won."""
     agent, env, view = make_agent(dataclasses.replace(config, policy_average=updates))
     _, view = play_rounds(agent, env, view, 3)
-    agent.exploration.success = agent.exploration.lasting_success = 1.0
-    agent.exploration.hear = lambda *_: None
+    agent.wins.success = agent.wins.lasting_success = 1.0
+    agent.wins.hear = lambda *_: None
     play_rounds(agent, env, view, 3)
     return agent
 
@@ -137,8 +137,8 @@ def test_an_agent_that_is_lost_for_once_plays_on_as_it_did(
     agent, env, view = make_agent(dataclasses.replace(quiet, policy_average=400))
     agent.average.weight = 40_000.0  # of what won for long
     make_loud(agent.played)  # far from the newest
-    agent.exploration.success, agent.exploration.lasting_success = 0.02, lasting
-    agent.exploration.hear = lambda *_: None
+    agent.wins.success, agent.wins.lasting_success = 0.02, lasting
+    agent.wins.hear = lambda *_: None
     before = nn.utils.parameters_to_vector(agent.played.parameters())
     play_rounds(agent, env, view, 1)
     after = nn.utils.parameters_to_vector(agent.played.parameters())

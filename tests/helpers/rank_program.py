@@ -42,8 +42,8 @@ def train(config: Config, ranks: Ranks, fault: str) -> int:
         with torch.no_grad():
             next(trainer.agent.networks.parameters()).view(-1)[0] += 1e-6
     elif fault == "what one rank plays goes astray" and ranks.rank == 1:
-        trainer.agent.exploration.success = trainer.agent.exploration.lasting_success = 0.5
-        trainer.agent.exploration.hear = lambda *_: None
+        trainer.agent.wins.success = trainer.agent.wins.lasting_success = 0.5
+        trainer.agent.wins.hear = lambda *_: None
     return trainer.run()
 
 

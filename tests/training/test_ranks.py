@@ -100,7 +100,7 @@ def test_three_ranks_do_with_all_that_is_decided_on_their_numbers(
     }
     one, three = (trained(tmp_path, ranks, **changes) for ranks in (1, 3))
     assert one["agent"]["coordinator_version"] >= 2
-    assert (one["agent"]["exploration"]["success"] > 0) == wins
+    assert (one["agent"]["wins"]["success"] > 0) == wins
     assert len(one["agent"]["novelty"]["surveys"]) == surveys
     assert furthest(one, three) < 1e-9
     assert three["episodes"] == one["episodes"]
