@@ -52,8 +52,10 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text("utf-8"))
     except ValueError as error:
-        run = next((x for x in path.parents if x.name.startswith("seed_")), path.parent)
-        raise ConfigError(f"{path} is damaged ({error}): delete {run} to run it again") from error
+        raise ConfigError(
+            f"{path} is damaged ({error}): delete it, and the same command goes on from the "
+            "rest of the run"
+        ) from error
 
 
 def read_failure(folder: Path) -> Any:

@@ -63,6 +63,11 @@ def test_a_run_is_measured_and_tidied(trained, monkeypatch):
     (folder / files.DIAGNOSIS).write_text("{")  # damaged later: what is kept is enough for it
     assert measure.main([str(folder), "--failed"]) == 0
     assert files.read_json(folder / files.DIAGNOSIS) == diagnosis
+    for name in (files.ABSOLUTE, files.DIAGNOSIS):  # and for both
+        (folder / name).unlink()
+    measure.measure(folder, 5)
+    assert files.read_json(folder / files.ABSOLUTE) == found
+    assert files.read_json(folder / files.DIAGNOSIS) == diagnosis
 
 
 def test_the_policy_that_is_measured_is_that_of_its_evaluation(trained):
