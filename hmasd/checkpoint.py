@@ -9,10 +9,8 @@ from __future__ import annotations
 import hashlib
 import io
 import math
-import os
 import re
 import struct
-import uuid
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hmasd.disk import write_whole
 from hmasd.types import HOST_FIELDS
 
 FORMAT = "hmasd-checkpoint"
@@ -98,15 +97,9 @@ def save(path: Path, content: Mapping[str, Any]) -> None:
     torch.save(
         {"format": FORMAT, "version": VERSION, "content": _plain(content, "content")}, buffer
     )
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            _write(temporary, _sealed(buffer.getvalue()))
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)  # there only if something above failed
-        _sync_folder(path.parent)
+        write_whole(path, _sealed(buffer.getvalue()))
     except OSError as error:
         raise CheckpointError(
             f"cannot write checkpoint {path}: {error.strerror or error}. Make the folder "
@@ -228,23 +221,6 @@ def _sealed(archive: bytes) -> bytes:
     """Appends the SHA-256 of the file as the zip's comment."""
     body = archive[: -_COMMENT_LENGTH.size] + _COMMENT_LENGTH.pack(_SEAL_LENGTH)
     return body + _SEAL + hashlib.sha256(body).hexdigest().encode()
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Writes a new file and forces it to the disk."""
-    with path.open("xb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    """Forces a rename in `folder` to the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _candidates(folder: Path) -> dict[Path, tuple[int, float]]:

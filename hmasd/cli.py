@@ -14,6 +14,7 @@ from typing import Annotated, Any, NamedTuple, TextIO
 import tyro
 
 from hmasd.config import Config
+from hmasd.disk import EXIT_FULL, is_full
 from hmasd.launch import launched
 from hmasd.presets import CHANGES, PRESETS
 from hmasd.settings import (
@@ -270,7 +271,7 @@ def _description(argv: Sequence[str]) -> str:
             f"Presets: {', '.join(name for name in PRESETS if name not in CHANGES)}",
             f"Changes to lay over a preset, --preset NAME,CHANGE: {', '.join(CHANGES)}",
             "",
-            "Exit codes: 0 done; 1 training failed; 2 bad input, nothing was run;",
+            "Exit codes: 0 done; 1 training failed; 2 bad input, nothing was run; 4 disk full;",
             "after saving: 130 stopped by SIGINT, 143 by SIGTERM, 129 by SIGHUP (terminal closed).",
         )
     )
@@ -304,4 +305,4 @@ def _run(config: Config) -> int:
             logger.debug("the traceback of the error", exc_info=True)
         what = "evaluation" if config.eval_only else "training"
         print(f"error: {what} failed: {type(error).__name__}: {error}", file=sys.stderr)
-        return EXIT_FAILED
+        return EXIT_FULL if is_full(error) else EXIT_FAILED

@@ -1,6 +1,7 @@
 """The command line: precedence of the layers, unknown names, wrong types, help, exit codes."""
 
 import dataclasses
+import errno
 import re
 import subprocess
 import sys
@@ -205,6 +206,20 @@ def test_the_guides_flags(folder):
     assert cli.load_config(["--log-level", "DEBUG"]).log_level == "DEBUG"
     config = cli.load_config(["--eval-only", "--model-path", "m.pth"], stored=lambda _: {})
     assert config.eval_only and config.model_path == "m.pth"
+
+
+def test_a_full_disk_has_an_exit_code_of_its_own(folder, monkeypatch, capsys):
+    from hmasd.training import loop
+
+    def fail(config, ranks):
+        try:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        except OSError as error:
+            raise RuntimeError("cannot write checkpoint") from error
+
+    monkeypatch.setattr(loop, "train", fail)
+    assert cli.main(["--output-dir", str(folder)]) == 4
+    assert "training failed: RuntimeError: cannot write checkpoint" in capsys.readouterr().err
 
 
 def test_a_failing_training_is_a_message_and_exit_code_1(folder, monkeypatch, capsys):

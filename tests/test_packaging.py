@@ -13,7 +13,7 @@ FLOORS = {
     name: floor
     for floor, names in enumerate(
         (
-            ("types", "config", "processes", "launch", "pulse", "meeting", "shared_memory"),
+            ("types", "config", "disk", "processes", "launch", "pulse", "meeting", "shared_memory"),
             (
                 "batch_schedule",
                 "kernels",
@@ -40,15 +40,16 @@ FLOORS = {
 }
 SIDE_ROOMS = {  # each stands beside the walk and may import only these
     "envs": {"types", "envs", "processes"},
-    "telemetry": {"types", "config", "telemetry"},
+    "telemetry": {"types", "config", "disk", "telemetry"},
     "distributed": {"types", "launch", "pulse", "meeting", "shared_memory"},
     "meeting": {"pulse"},
     "shared_memory": {"pulse"},
     "launch": set(),
     "pulse": set(),
-    "checkpoint": {"types", "config"},
+    "checkpoint": {"types", "config", "disk"},
     "config": {"types"},
     "types": set(),
+    "disk": set(),
     "processes": set(),
     "settings": {"config"},
     "presets": {"config"},

@@ -33,6 +33,7 @@ from hmasd.bench.job import Job
 from hmasd.bench.report import write_report
 from hmasd.bench.runner import available_cores, make_jobs, run_jobs
 from hmasd.bench.spec import read_spec
+from hmasd.disk import EXIT_FULL, is_full
 from hmasd.settings import ConfigError
 from hmasd.validation import device_problems
 
@@ -47,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="Exit codes: 0 all runs finished; 1 some failed or are missing; 2 bad input; "
-        "129 stopped by SIGHUP, 130 by SIGINT, 143 by SIGTERM.",
+        "4 the disk is full; 129 stopped by SIGHUP, 130 by SIGINT, 143 by SIGTERM.",
     )
     parser.add_argument("file", type=Path, metavar="FILE.yaml", help="what to compare")
     parser.add_argument("--out", type=Path, help="folder of the runs and the report; bench/NAME")
@@ -69,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         remedy = "choose another --out, or see that it can be written and the disk has room"
         print(f"error: --out {out} cannot be used: {error}; {remedy}", file=sys.stderr)
-        return EXIT_BAD_INPUT
+        return EXIT_FULL if is_full(error) else EXIT_BAD_INPUT
 
 
 def _bench(options: argparse.Namespace, out: Path) -> int:

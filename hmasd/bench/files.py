@@ -13,11 +13,11 @@ OUT/report/                       tables, figures, per-episode rows
 from __future__ import annotations
 
 import json
-import os
 import re
 from pathlib import Path
 from typing import Any
 
+from hmasd.disk import write_whole
 from hmasd.settings import ConfigError
 
 RUNS = "runs"
@@ -33,36 +33,45 @@ LOCK = "lock"
 
 def write_json(path: Path, content: Any) -> None:
     """Write a file in one piece; NaN and infinity are refused with ValueError."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", "utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_whole(path, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
+
+
+class DamagedError(ConfigError):
+    """A file of a run cannot be read; the message says which, why and what to do."""
 
 
 def read_json(path: Path) -> Any:
     """The content of a file of `write_json`; None if it does not exist.
 
     Raises:
-        ConfigError: It is damaged.
+        DamagedError: It is damaged.
     """
     if not path.is_file():
         return None
     try:
         return json.loads(path.read_text("utf-8"))
     except ValueError as error:
-        raise ConfigError(
+        raise DamagedError(
             f"{path} is damaged ({error}): delete it, and the same command goes on from the "
             "rest of the run"
         ) from error
+
+
+def read_if_whole(path: Path, damaged: list[str] | None = None) -> Any:
+    """As `read_json`, None also if it is damaged; its name is added to `damaged` then."""
+    try:
+        return read_json(path)
+    except DamagedError:
+        if damaged is not None:
+            damaged.append(path.name)
+        return None
 
 
 def read_failure(folder: Path) -> Any:
     """Exit code and last words of a run that failed, also where they are damaged; else None."""
     try:
         return read_json(folder / FAILED)
-    except ConfigError:  # that it failed is known
+    except DamagedError:  # that it failed is known
         return {"exit_code": "?", "last_words": f"{FAILED} is damaged"}
 
 

@@ -23,6 +23,7 @@ from hmasd import checkpoint
 from hmasd.bench import files
 from hmasd.bench.spec import RunKey
 from hmasd.config import Config
+from hmasd.disk import EXIT_FULL
 from hmasd.processes import die_with
 from hmasd.settings import ConfigError
 from hmasd.telemetry.jsonl import last_line
@@ -54,11 +55,12 @@ class Job:
         self._is_stopping = False
         self._is_looked_at = False  # a failure, by this object
         self._said_before = 0  # length of the log when the process was started
+        self._was_whole = False  # the measurement: it is read once, asked for at every turn
 
     @property
     def state(self) -> State:
-        """What the folder says."""
-        if (self.folder / files.ABSOLUTE).is_file():
+        """What the folder says; a measurement that is damaged is made again."""
+        if self._is_measured():
             return "finished"
         return "failed" if (self.folder / files.FAILED).is_file() else "unfinished"
 
@@ -95,7 +97,7 @@ class Job:
         Raises:
             ConfigError: It was.
         """
-        absolute = files.read_json(self.folder / files.ABSOLUTE)
+        absolute = files.read_if_whole(self.folder / files.ABSOLUTE)
         measured = None if absolute is None else len(absolute["episodes"]) // len(MODES)
         if measured not in (None, self.episodes):
             raise ConfigError(
@@ -165,9 +167,15 @@ class Job:
         self._close()
         if self.state != "unfinished":  # measured, or what is over was the look at a failure
             return True
-        if not self.was_stopped and (code != 0 or not self._is_trained()):
+        ended_well = code == 0 and self._is_trained()
+        if not (ended_well or self.was_stopped or self.found_no_room):
             self._write_failure(code)
         return True
+
+    @property
+    def found_no_room(self) -> bool:
+        """Whether the last process ended because the disk is full, which is no fault of the run."""
+        return self.process is not None and self.process.returncode == EXIT_FULL
 
     @property
     def was_stopped(self) -> bool:
@@ -214,9 +222,10 @@ class Job:
         return settings
 
     def _begun_with(self) -> dict[str, Any] | None:
-        """Settings of the run in the folder, by training's own record where ours is gone."""
-        old = files.read_json(self.folder / files.SETTINGS)
+        """Settings of the run in the folder, by training's own record where ours cannot be read."""
         training = files.training_folder(self.folder)
+        read = files.read_json if training is None else files.read_if_whole
+        old = read(self.folder / files.SETTINGS)
         if old is not None or training is None:
             return old
         record: dict[str, Any] = files.read_json(training / CONFIG_FILE) or {}
@@ -235,6 +244,12 @@ class Job:
                 )
             time.sleep(0.1)
         return file
+
+    def _is_measured(self) -> bool:
+        path = self.folder / files.ABSOLUTE
+        if path.is_file() and not self._was_whole:
+            self._was_whole = files.read_if_whole(path) is not None
+        return path.is_file() and self._was_whole
 
     def _is_trained(self) -> bool:
         return checkpoint.checkpoint_path(self.folder / "models", None).is_file()

@@ -24,6 +24,7 @@ from hmasd.bench.diagnosis import diagnose
 from hmasd.bench.skill_maps import draw_skills
 from hmasd.bench.skills import look_at_skills
 from hmasd.config import Config
+from hmasd.disk import EXIT_FULL, is_full
 from hmasd.networks import HMASDNetworks
 from hmasd.settings import stored_config
 from hmasd.telemetry.jsonl import read_lines
@@ -48,10 +49,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     options = parser.parse_args(argv)
     torch.set_num_threads(1)
-    if options.failed:
-        diagnose_failed(options.folder)
-    else:
-        measure(options.folder, options.episodes)
+    try:
+        if options.failed:
+            diagnose_failed(options.folder)
+        else:
+            measure(options.folder, options.episodes)
+    except (OSError, checkpoint.CheckpointError) as error:
+        if not is_full(error):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_FULL
     return 0
 
 

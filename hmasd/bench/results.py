@@ -15,7 +15,6 @@ import numpy as np
 from hmasd.bench import files
 from hmasd.bench.job import Job, State
 from hmasd.bench.spec import RunKey, Spec, budget
-from hmasd.settings import ConfigError
 from hmasd.telemetry.jsonl import read_lines
 from hmasd.telemetry.run_folder import version_files
 from hmasd.telemetry.writers import EVALUATIONS_FILE
@@ -61,7 +60,7 @@ def read_record(job: Job) -> Record:
     damaged: list[str] = []
     if training is not None and (training / EVALUATIONS_FILE).is_file():
         rows = _whole_evaluations(training / EVALUATIONS_FILE, job.config.eval_episodes)
-    absolute = files.read_json(job.folder / files.ABSOLUTE)
+    absolute = files.read_if_whole(job.folder / files.ABSOLUTE, damaged)
     if absolute is not None:
         steps = absolute["env_steps"]
         rows += [{"phase": BEST, "env_steps": steps} | row for row in absolute["episodes"]]
@@ -69,7 +68,7 @@ def read_record(job: Job) -> Record:
         job.key,
         job.state,
         rows,
-        _read_if_whole(job.folder / files.DIAGNOSIS, damaged),
+        files.read_if_whole(job.folder / files.DIAGNOSIS, damaged),
         files.read_failure(job.folder),
         () if training is None else _commits(training, damaged),
         len(files.earlier_failures(job.folder)),
@@ -77,18 +76,9 @@ def read_record(job: Job) -> Record:
     )
 
 
-def _read_if_whole(path: Path, damaged: list[str]) -> Any:
-    """A file that the report can do without: None if it is missing or `damaged`, which is noted."""
-    try:
-        return files.read_json(path)
-    except ConfigError:
-        damaged.append(path.name)
-        return None
-
-
 def _commits(training: Path, damaged: list[str]) -> tuple[str, ...]:
     """E.g. ``76c982f``, ``6a1a67e with changes``: what began a run, then what went on with it."""
-    found = [_commit(_read_if_whole(x, damaged) or {}) for x in version_files(training)]
+    found = [_commit(files.read_if_whole(x, damaged) or {}) for x in version_files(training)]
     known = tuple(word for word, _ in groupby(found))
     return () if known == (UNKNOWN,) else known
 

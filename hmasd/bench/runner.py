@@ -13,13 +13,12 @@ from hmasd.bench import files
 from hmasd.bench.job import Job
 from hmasd.bench.progress import BenchProgress
 from hmasd.bench.spec import Spec, config_of, run_keys
+from hmasd.disk import is_full
 from hmasd.settings import ConfigError
 from hmasd.training.signals import StopRequest
 
 POLL = 0.1  # seconds
 STOP_PATIENCE = 120.0  # seconds that a training may take to save
-DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
-"""What no other run of the comparison could do without, either."""
 
 
 def available_cores() -> int:
@@ -93,7 +92,7 @@ def _can(step: Callable[[], None], job: Job, refused: list[str]) -> bool:
         refused.append(str(error))
         return False
     except OSError as error:
-        if error.errno in DISK_FULL:
+        if is_full(error):
             raise
         refused.append(
             f"{job.folder} cannot be used: {error}; mend that, and the same command goes on"
@@ -103,7 +102,13 @@ def _can(step: Callable[[], None], job: Job, refused: list[str]) -> bool:
 
 
 def _goes_on(job: Job, refused: list[str]) -> bool:
-    """Start the next step of a run whose process is over, if there is one."""
+    """Start the next step of a run whose process is over, if there is one.
+
+    Raises:
+        OSError: The disk is full.
+    """
+    if job.found_no_room:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(job.folder))
     return not job.was_stopped and job.has_more and _can(job.start, job, refused)
 
 

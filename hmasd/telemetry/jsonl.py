@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
+from hmasd.disk import write_whole
+
 LAST_BYTES = 1 << 16  # more than one line has
 LOGGER = logging.getLogger("hmasd.telemetry")
 
@@ -49,15 +51,7 @@ def repair(path: Path, is_stale: Callable[[Mapping[str, Any]], bool] = is_never_
     data = "".join(line + "\n" for line in kept).encode()
     if data == path.read_bytes():
         return
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_whole(path, data)
 
 
 class JsonLines:

@@ -1,5 +1,6 @@
 """One run as processes: what is next, what a failure leaves, and who may work in a folder."""
 
+import contextlib
 import dataclasses
 import errno
 import shutil
@@ -15,6 +16,7 @@ from hmasd import checkpoint
 from hmasd.bench import files, job, runner
 from hmasd.bench.job import Job
 from hmasd.bench.progress import BenchProgress
+from hmasd.bench.results import read_record
 from hmasd.settings import ConfigError
 from tests.bench.made_up import TEXT, fail, finish, make_comparison, write_training
 
@@ -381,6 +383,45 @@ def test_a_full_disk_stops_all(tmp_path, monkeypatch, number):
         runner.run_jobs(jobs, 2)
     assert jobs[0].was_stopped and jobs[0].process.poll() is not None
     assert jobs[2].process is None
+
+
+@pytest.mark.parametrize(("code", "stops"), [(4, True), (1, False)])
+def test_a_run_that_found_no_room_has_not_failed(tmp_path, monkeypatch, code, stops):
+    """It stays as it is, and no other begins. Control: any other failure counts, others go on."""
+    play(monkeypatch, f"raise SystemExit({code})")
+    jobs = make_comparison(tmp_path)[1][:2]
+    with pytest.raises(OSError, match="No space") if stops else contextlib.nullcontext():
+        runner.run_jobs(jobs, 1)
+    assert jobs[0].state == ("unfinished" if stops else "failed")
+    assert (jobs[1].process is None) is stops
+
+
+def test_a_measurement_that_is_damaged_is_made_again(one, tmp_path, monkeypatch):
+    finish(one, [0.5, 1.0], best=1.0)
+    path = one.folder / files.ABSOLUTE
+    checkpoint.save(checkpoint.checkpoint_path(one.folder / "models", None), {"x": 1})
+    whole = path.read_text()
+    assert make_comparison(tmp_path)[1][0].state == "finished"  # control
+    path.write_text(whole[:-9])
+    again = make_comparison(tmp_path)[1][0]
+    assert again.state == "unfinished"
+    assert again._next_command()[2] == "hmasd.bench.measure"
+    assert read_record(again).damaged == (files.ABSOLUTE,)
+    play(monkeypatch, f"open({str(path)!r}, 'w').write({whole!r})")
+    again.start()
+    wait(again)
+    assert again.state == "finished" and read_record(again).damaged == ()
+
+
+def test_settings_that_are_damaged_are_those_that_training_noted(one, tmp_path):
+    finish(one, [0.5, 1.0], best=1.0)
+    (one.folder / files.SETTINGS).write_text('{"gamma": 0.')
+    note = files.training_folder(one.folder) / "config.json"
+    files.write_json(note, dataclasses.asdict(one.config))
+    make_comparison(tmp_path)
+    files.write_json(note, dataclasses.asdict(one.config) | {"gamma": 0.5})
+    with pytest.raises(ConfigError, match=r"other settings \(gamma: 0\.5 -> "):
+        make_comparison(tmp_path)
 
 
 def test_retry_takes_up_failed_runs_only(worked, monkeypatch):

@@ -1,6 +1,8 @@
 """Measuring a trained run: the right policy, new episodes, what is kept."""
 
+import contextlib
 import dataclasses
+import errno
 import json
 from pathlib import Path
 
@@ -128,6 +130,21 @@ def test_a_run_that_failed_is_diagnosed_and_nothing_is_deleted(trained):
     measure.diagnose_failed(folder)
     again = files.read_json(folder / files.DIAGNOSIS)
     assert again == found | {"skills": {"before_success": None, "last": None}}
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES])
+def test_no_room_to_measure_has_an_exit_code_of_its_own(trained, monkeypatch, capsys, number):
+    """Control: any other error is a failure."""
+    folder, _ = trained
+
+    def refuse(*_):
+        raise OSError(number, "refused")
+
+    monkeypatch.setattr("os.replace", refuse)
+    with contextlib.nullcontext() if number == errno.ENOSPC else pytest.raises(OSError):
+        assert measure.main([str(folder), "--episodes", "2"]) == 4
+        assert "refused" in capsys.readouterr().err
+    assert not (folder / files.ABSOLUTE).exists() and "policy_48.pth" in models(folder)
 
 
 def test_a_run_that_never_began_has_nothing_to_say(tmp_path):
