@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -19,13 +20,15 @@ from hmasd.bench.statistics import (
 from hmasd.training.evaluation import MODES
 from hmasd.viz.curves import COLOURS, STYLE, steps_label
 
-LINES = ("-", "--", ":")  # where there are more algorithms than colours
+Line = str | tuple[int, tuple[float, float]]
+LINES: tuple[Line, ...] = ("-", (0, (3.0, 2.0)), (0, (1.0, 2.0)))
+"""Gaps show what lies below: many curves lie on 0 or 1."""
 THRESHOLDS = np.linspace(0.0, 1.0, 101)
 GREY = "#777777"
 
 
 def draw_runs(
-    title: str, steps: np.ndarray, curves: Mapping[str, Mapping[str, np.ndarray]]
+    title: str, steps: np.ndarray, curves: Mapping[str, Mapping[str, np.ndarray]], score: str
 ) -> Figure:
     """Every run of every algorithm, thin, with the interquartile mean and its band.
 
@@ -33,6 +36,7 @@ def draw_runs(
         title: Heading.
         steps: [K] env steps of the evaluations.
         curves: Algorithm -> way of playing -> [R, K].
+        score: What they are of, for the axis.
     """
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(10, 0.8 + 2.0 * len(curves)), layout="constrained")
@@ -41,17 +45,18 @@ def draw_runs(
             for axis, mode in zip(row, MODES, strict=True):
                 colour, _ = look(number)
                 axis.plot(steps, modes[mode].T, color=colour, lw=0.7, alpha=0.5)
-                _draw_mean(axis, steps, modes[mode], colour, "-", name)
+                _draw_mean(axis, steps, modes[mode], colour, LINES[0], name)
                 runs = len(modes[mode])
                 axis.set_title(f"{name}, {mode}, {runs} run{'s' * (runs != 1)}")
                 _share_axis(axis)
+            row[0].set_ylabel(score)
         _steps_axis(axes[-1])
         figure.suptitle(title, x=0.01, ha="left", fontsize=14, fontweight="bold")
     return figure
 
 
 def draw_comparison(
-    title: str, steps: np.ndarray, curves: Mapping[str, Mapping[str, np.ndarray]]
+    title: str, steps: np.ndarray, curves: Mapping[str, Mapping[str, np.ndarray]], score: str
 ) -> Figure:
     """Interquartile means with 95 % bands, all algorithms together; arguments as `draw_runs`."""
     with mpl.rc_context(STYLE):
@@ -62,6 +67,7 @@ def draw_comparison(
                 _draw_mean(axis, steps, modes[mode], *look(number), name)
             axis.set_title(mode)
             _share_axis(axis)
+        axes[0].set_ylabel(score)
         _steps_axis(axes)
         handles = axes[0].get_legend_handles_labels()
         figure.legend(*handles, loc="outside lower left", ncols=3, fontsize=9)
@@ -77,7 +83,7 @@ def draw_profiles(scores: Mapping[str, Sequence[np.ndarray]]) -> Figure:
         for number, (name, tasks) in enumerate(scores.items()):
             colour, line = look(number)
             profile = performance_profile(tasks, THRESHOLDS)
-            axis.step(THRESHOLDS, profile, line, color=colour, lw=1.8, where="post", label=name)
+            axis.step(THRESHOLDS, profile, where="post", label=name, **_pen(colour, line))
             low, high = performance_profile_band(tasks, THRESHOLDS)
             axis.fill_between(THRESHOLDS, low, high, step="post", color=colour, alpha=0.12, lw=0)
         axis.set_title("Performance profile")
@@ -136,18 +142,23 @@ def draw_distances(task: str, runs: Sequence[tuple[bool, Sequence[tuple[float, f
     return figure
 
 
-def look(number: int) -> tuple[str, str]:
-    """Colour and line style of the algorithm with this number."""
-    return COLOURS[number % len(COLOURS)], LINES[number // len(COLOURS) % len(LINES)]
+def look(number: int) -> tuple[str, Line]:
+    """Colour and line style of the algorithm with this number; none recurs before 21."""
+    return COLOURS[number % len(COLOURS)], LINES[number % len(LINES)]
+
+
+def _pen(colour: str, line: Line) -> dict[str, Any]:
+    """Lines with wider gaps lie above those with narrower ones, which show through."""
+    return {"color": colour, "linestyle": line, "lw": 2.0, "zorder": 2 + 0.1 * LINES.index(line)}
 
 
 def _draw_mean(
-    axis: Axes, steps: np.ndarray, curves: np.ndarray, colour: str, line: str, name: str
+    axis: Axes, steps: np.ndarray, curves: np.ndarray, colour: str, line: Line, name: str
 ) -> None:
     """The interquartile mean of [R, K] with its band."""
     intervals = [interquartile_mean_interval([column]) for column in curves.T]
     value, low, high = np.clip(np.array(intervals).T, 0.0, 1.0)
-    axis.plot(steps, value, line, color=colour, lw=2.0, label=name)
+    axis.plot(steps, value, label=name, **_pen(colour, line))
     if len(curves) > 1:  # one run has no band
         axis.fill_between(steps, low, high, color=colour, alpha=0.15, lw=0)
 

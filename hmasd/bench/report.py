@@ -126,9 +126,10 @@ def _commits(records: Sequence[Record]) -> str:
 def _task_figures(spec: Spec, task: str, found: Mapping[str, Scores], folder: Path) -> list[str]:
     steps = evaluation_steps(spec, task)
     curves = {name: x.curves for name, x in found.items()}
+    score = "success" if spec.metric == "success" else "scaled return"
     return [
-        _save(folder, f"comparison_{task}", figures.draw_comparison(task, steps, curves)),
-        _save(folder, f"runs_{task}", figures.draw_runs(task, steps, curves)),
+        _save(folder, f"comparison_{task}", figures.draw_comparison(task, steps, curves, score)),
+        _save(folder, f"runs_{task}", figures.draw_runs(task, steps, curves, score)),
     ]
 
 

@@ -72,7 +72,7 @@ def score_table(
             continue
         found = scores[name]
         means = [interval_text(_unscaled_interval(found, mode)) for mode in MODES]
-        shares = [share_text(x) for x in (found.solved, found.solved_at_end)]
+        shares = [share_text(int(x.sum()), len(x)) for x in (found.solved, found.solved_at_end)]
         table.append([name, counts, *means, *(shares if is_shown else [])])
     return table
 
@@ -211,10 +211,12 @@ def p_text(p_value: float) -> str:
     return f"{p_value:.3f}" if p_value >= 0.001 else "< 0.001"
 
 
-def share_text(successes: np.ndarray) -> str:
-    """E.g. ``9 of 10 [60 %, 98 %]`` with the Wilson interval."""
-    share = wilson_interval(int(successes.sum()), len(successes))
-    return f"{successes.sum()} of {len(successes)} [{share.low:.0%}, {share.high:.0%}]"
+def share_text(successes: int, runs: int) -> str:
+    """E.g. ``9 of 10 [60%, 98%]`` with the Wilson interval; none where there are no runs."""
+    if runs == 0:
+        return "0 of 0"
+    share = wilson_interval(successes, runs)
+    return f"{successes} of {runs} [{share.low:.0%}, {share.high:.0%}]"
 
 
 def _winner(scores: Mapping[str, Sequence[np.ndarray]], better: str, worse: str) -> str:
@@ -283,8 +285,8 @@ def _steadiness_cells(ended: Sequence[Record]) -> list[str]:
         reached = [x for run in runs if (x := run["first"][f"{mode}_{SOLVED:g}"]) is not None]
         lowest = [min(x["lowest"] for x in found) for run in runs if (found := run["drops"][mode])]
         median = f" ({np.median(reached):,.0f})" if reached else ""
-        firsts.append(f"{len(reached)} of {len(ended)}{median}")
-        falls.append(f"{len(lowest)} of {len(reached)}{_to(lowest)}")
+        firsts.append(share_text(len(reached), len(ended)) + median)
+        falls.append(share_text(len(lowest), len(reached)) + _to(lowest))
     return [*firsts, *falls]
 
 

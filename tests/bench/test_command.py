@@ -68,6 +68,10 @@ def test_a_comparison_that_is_killed_goes_on_to_the_same_result(tmp_path):
         assert [without_time(row) for row in one] == [without_time(row) for row in other]
     assert resumed >= 1  # control: at least one did go on from a checkpoint
     assert "Runs finished: 4;" in (out / "report" / "report.md").read_text()
+    assert command.main([str(once), "--out", str(out), "--report-only"]) == 0
+    for name in ("report.md", "marl_eval.json", "tables.tex", "episodes.jsonl"):
+        one, other = (x / "report" / name for x in (out, tmp_path / "whole"))
+        assert one.read_bytes() == other.read_bytes()
 
 
 def without_time(row):
@@ -148,7 +152,7 @@ def test_a_report_that_cannot_be_written_is_one_line(tmp_path, monkeypatch, caps
         raise OSError(errno.EDQUOT, "Disk quota exceeded")
 
     monkeypatch.setattr(command, "write_report", full)
-    assert command.main(words) == 2
+    assert command.main(words) == 4
     assert "Disk quota exceeded; choose another --out" in capsys.readouterr().err
 
 

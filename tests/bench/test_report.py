@@ -199,10 +199,10 @@ def test_steadiness_by_hand(tmp_path):
     records = [read_record(job) for job in good + jobs[1:2]]
     table = tables.steadiness_table(spec, "exact", records)
     [row] = table[1:]  # and no row for what has not ended
-    assert row[:3] == ["good", "2 of 3 (200)", "0 of 3"]
-    assert row[3:] == ["1 of 2 (to 0.30)", "0 of 0", "85%, by 2.0 versions", "none"]
+    assert row[:3] == ["good", "2 of 3 [21%, 94%] (200)", "0 of 3 [0%, 56%]"]
+    assert row[3:] == ["1 of 2 [9%, 91%] (to 0.30)", "0 of 0", "85%, by 2.0 versions", "none"]
     records[1] = records[1]._replace(state="failed")  # what it reached before does not count
-    assert tables.steadiness_table(spec, "exact", records)[1][1] == "1 of 3 (100)"
+    assert tables.steadiness_table(spec, "exact", records)[1][1] == "1 of 3 [6%, 79%] (100)"
     records = [record._replace(state="failed") for record in records[:3]]
     assert tables.steadiness_table(spec, "exact", records)[1][5] == "-"  # not "none"
 
@@ -337,25 +337,35 @@ def test_texts_of_numbers():
     assert tables.interval_text(Interval(0.934, 0.81, 0.99)) == "0.93 [0.81, 0.99]"
     assert tables.interval_text(Interval(0.5, -np.inf, np.inf)) == "0.50 [one run]"
     assert [tables.p_text(p) for p in (0.0312, 0.0004)] == ["0.031", "< 0.001"]
-    assert tables.share_text(np.array([True] * 8 + [False] * 2)) == "8 of 10 [49%, 94%]"
+    assert [tables.share_text(8, 10), tables.share_text(0, 0)] == ["8 of 10 [49%, 94%]", "0 of 0"]
 
 
 def test_every_run_is_a_line_and_the_thick_one_is_the_interquartile_mean():
     curves = np.array([[0.0, 0.1], [0.2, 0.4], [0.4, 0.8], [0.6, 1.0]])
     steps = np.array([100, 200])
     modes = {"greedy": curves, "stochastic": curves}
-    axis = figures.draw_runs("x", steps, {"a": modes, "b": modes}).axes[0]
+    axis = figures.draw_runs("x", steps, {"a": modes, "b": modes}, "success").axes[0]
     drawn = [line.get_ydata().tolist() for line in axis.lines]
     assert drawn[:4] == curves.tolist()
     assert drawn[4] == pytest.approx([0.3, 0.6])
     assert max(axis.lines, key=lambda line: line.get_linewidth()) is axis.lines[4]
-    both = figures.draw_comparison("x", steps, {"a": modes, "b": modes}).axes[0]
+    both = figures.draw_comparison("x", steps, {"a": modes, "b": modes}, "success").axes[0]
     assert len(both.lines) == 2
 
 
 def test_algorithms_look_different():
     looks = [figures.look(number) for number in range(21)]
     assert len(set(looks)) == 21
+
+
+def test_curves_that_coincide_are_all_seen():
+    """What is drawn above has wider gaps, so that what lies below shows through."""
+    modes = {mode: np.zeros((2, 2)) for mode in ("greedy", "stochastic")}
+    figure = figures.draw_comparison("x", np.array([1, 2]), dict.fromkeys("abcd", modes), "success")
+    order = sorted(figure.axes[0].lines, key=lambda line: line.get_zorder())
+    assert [line.get_label() for line in order] == ["a", "d", "b", "c"]
+    assert figures.look(0)[1] == figures.look(3)[1] == "-"
+    assert figure.axes[0].get_ylabel() == "success"
 
 
 def test_an_interval_is_drawn_where_it_is():
