@@ -31,6 +31,8 @@ from hmasd.round_metrics import counting, reward_metrics, segment_metrics, skill
 from hmasd.sync import SyncGate
 from hmasd.types import Acting, EnvStep, EnvView, HighRollout, LowRollout, TensorView
 
+OUTCOME = ("reward", "terminated", "truncated", "success")  # of a step, [E] each
+
 
 class HMASDAgent:
     """The learning team: acts, stores, and updates itself when a round is full.
@@ -197,27 +199,14 @@ class HMASDAgent:
         next_view = final = self.observe(step.view)
         if (step.terminated | step.truncated).any():  # elsewhere the two are equal
             final = self.observe(EnvView(step.final_obs, step.final_state))
-        reward, terminated, truncated, success = (
-            torch.from_numpy(x).clone()
-            for x in (step.reward, step.terminated, step.truncated, step.success)
-        )
-        reward = reward.to(self.team.dtype)
-        self.low_storage.append(
-            view,
-            acting,
-            {
-                "reward": reward,
-                "terminated": terminated,
-                "truncated": truncated,
-                "success": success,
-                "next_obs": final.obs,
-                "next_state": final.state,
-            },
-        )
-        ended = terminated | truncated
+        outcome = {name: torch.from_numpy(getattr(step, name)).clone() for name in OUTCOME}
+        outcome["reward"] = outcome["reward"].to(self.team.dtype)
+        outcome |= {"next_obs": final.obs, "next_state": final.state}
+        self.low_storage.append(view, acting, outcome)
+        terminated, ended = outcome["terminated"], outcome["terminated"] | outcome["truncated"]
         closing = self.team.advance(ended).nonzero().squeeze(-1)
         if self._coordinator_learns:
-            self.high_storage.add_step(reward, final.state)
+            self.high_storage.add_step(outcome["reward"], final.state)
             self.high_storage.close(
                 closing, final.state, final.obs, terminated=terminated, ended=ended
             )
@@ -252,11 +241,12 @@ class HMASDAgent:
             self.low_storage.resize(size // self.config.num_envs)
 
     def update(self) -> dict[str, float]:
-        """Update the networks on the full round and empty the storages that were used."""
+        """Update the networks on the full round; `sync_update` calls it and counts the version."""
         assert self._next_view is not None, "a full round has a last step"
         rollout = self.low_storage.rollout(self.policy_version)
+        lost = self._forget_lost()
         lost, closed, living, *episodes = self.ranks.totals(
-            self._forget_lost(),
+            lost,
             self.high_storage.num_closed,
             1.0 if rollout.alive is None else float(rollout.alive.sum()),
             *ended_and_won(rollout, self.low_storage.discarded),
@@ -271,12 +261,12 @@ class HMASDAgent:
             metrics |= self._update_coordinator(self._next_view)
         if self.config.low_level == "discoverer":
             metrics |= self._update_discoverer(rollout, self._next_view, living)
-        numbers = read(metrics, self._learners)
+        numbers = read(metrics, self._learners)  # raises before anything else changes
         if "low/sharpness" in numbers:  # skills that pause keep theirs
             self.networks.actor.sharpness.fill_(self.wins.sharpness)
         self.low_storage.clear()
         self.high_storage.end_round()
-        follow(self.played, self.networks, self.average.newest_share(*self.wins.shares))
+        follow(self.played, self.networks, self.average.weigh(*self.wins.shares))
         return numbers
 
     def _follow_wins(self) -> None:
@@ -284,7 +274,7 @@ class HMASDAgent:
         for learner in self._learners:
             learner.size_steps(self.wins.step_share)
         self.discriminators.pay(self.wins.extrinsic_coef, self.wins.intrinsic_share)
-        self.coordinator.weigh(self.wins.entropy_coef, self.exploration.novelty_coef)
+        self.coordinator.set_coefs(self.wins.entropy_coef, self.exploration.novelty_coef)
         self.team.persistence = self.exploration.persistence
 
     def _update_discoverer(
@@ -346,7 +336,7 @@ class HMASDAgent:
         exploration, by_chance = self.exploration, self.team.surveys
         metrics = self.coordinator.learn(segments, exploration, self.env_steps, by_chance)
         self.high_storage.clear()
-        self.team.surveys = self.coordinator.plans_survey(exploration.is_on)
+        self.team.surveys = self.coordinator.begin_or_end_survey(exploration.is_on)
         return metrics | segment_metrics(segments, self.ranks)
 
     def _round_metrics(self, rollout: LowRollout, living: float) -> Metrics:

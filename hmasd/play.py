@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import re
 import sys
@@ -192,25 +193,25 @@ def _run(options: argparse.Namespace) -> None:
         team.force(*options.force_skill)
     except ValueError as error:
         raise PlayError(f"--force-skill {options.force_skill}: {error}") from error
-    env = _make_env(team, options)
     frames: list[Frame] = []
-    for number in range(options.episodes):
-        seed = options.seed + number
-        team.reset(seed=seed if options.stochastic else None)
-        played = play_episode(env, team, number, seed)
-        _tell(played, number, seed)
-        frames += played.frames
-    env.close()
+    with contextlib.closing(_make_env(team, options)) as env:
+        _check_sizes(env, team, options)
+        for number in range(options.episodes):
+            seed = options.seed + number
+            team.reset(seed=seed if options.stochastic else None)
+            played = play_episode(env, team, number, seed)
+            _tell(played, number, seed)
+            frames += played.frames
     width, height = save_gif(options.out, frames, options.fps)
     size = options.out.stat().st_size / 1000
     print(f"{options.out}: {len(frames)} frames of {width} x {height}, {size:.0f} kB")
 
 
 def _make_env(team: TrainedTeam, options: argparse.Namespace) -> BatchedEnv:
-    """One game that fits the team.
+    """One game.
 
     Raises:
-        PlayError: There is no such env, or it has other sizes.
+        PlayError: There is no such env.
     """
     config = dataclasses.replace(team.config, env_workers=0)  # one game needs no worker
     name = options.env or config.env
@@ -218,9 +219,17 @@ def _make_env(team: TrainedTeam, options: argparse.Namespace) -> BatchedEnv:
         config = dataclasses.replace(config, env_args=options.env_args or "")
     try:
         config = dataclasses.replace(config, env_args=_with_pictures(name, config.env_args))
-        env = make_env(name, 1, options.max_steps or config.episode_length, config.env_options)
+        return make_env(name, 1, options.max_steps or config.episode_length, config.env_options)
     except ValueError as error:
         raise PlayError(f"--env {name}: {error}") from error
+
+
+def _check_sizes(env: BatchedEnv, team: TrainedTeam, options: argparse.Namespace) -> None:
+    """Refuse a game that does not fit the team.
+
+    Raises:
+        PlayError: It has other sizes; the message names them all.
+    """
     problems = [
         f"{what}: {there} there, {here} in the team's training"
         for what, there, here in (
@@ -233,10 +242,10 @@ def _make_env(team: TrainedTeam, options: argparse.Namespace) -> BatchedEnv:
     ]
     if problems:
         raise PlayError(
-            f"--env {name} does not fit {options.model_path}, trained in {team.config.env} "
-            f"({'; '.join(problems)}): choose an env of the same sizes, or leave --env out"
+            f"--env {options.env or team.config.env} does not fit {options.model_path}, trained in "
+            f"{team.config.env} ({'; '.join(problems)}): choose an env of the same sizes, or leave "
+            "--env out"
         )
-    return env
 
 
 def _with_pictures(name: str, env_args: str) -> str:

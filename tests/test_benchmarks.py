@@ -28,6 +28,7 @@ from benchmarks import (
 from benchmarks.network_clock import NetworkClock
 from hmasd import checkpoint, cli, kernels
 from hmasd.agent import HMASDAgent
+from hmasd.algorithm.optimization import step_together
 from hmasd.bench import files
 from hmasd.config import Config
 from hmasd.envs.registry import make_env
@@ -123,8 +124,8 @@ def test_the_clock_gives_each_network_its_own_time(monkeypatch):
     team = nets.team_discriminator(torch.randn(2, 96)).sum()  # from 0
     skills = torch.zeros(2, 4, dtype=torch.int64)
     individual = nets.individual_discriminator(torch.randn(2, 4, 24), skills).sum()  # from 1
-    learners.team_learner.step([(team, 1.0)])  # from 2 to 3
-    learners.individual_learner.step([(individual, 1.0)])  # from 4 to 5
+    step_together((learners.team_learner, [(team, 1.0)]))  # from 2 to 3
+    step_together((learners.individual_learner, [(individual, 1.0)]))  # from 4 to 5
     with torch.no_grad():
         nets.team_discriminator(torch.randn(2, 96))  # not a gradient step
     assert clock.pop() == {"team discriminator": 2.0, "individual discriminator": 2.0}

@@ -77,7 +77,7 @@ class Coordinator:
             exploration.since = env_steps
         return metrics | ({"high/begins_anew": float(is_stuck)} if explores else {})
 
-    def weigh(self, entropy_coef: float, novelty_coef: float) -> None:
+    def set_coefs(self, entropy_coef: float, novelty_coef: float) -> None:
         """Let entropy (λ_h) and what is new count as much as given from here on."""
         self.entropy_coef, self.novelty_coef = entropy_coef, novelty_coef
 
@@ -88,8 +88,12 @@ class Coordinator:
         if self.novelty is not None:
             self.novelty.start_over()
 
-    def plans_survey(self, explores: bool) -> bool:
-        """Whether skills are to be chosen by chance from here on; past surveys are forgotten."""
+    def begin_or_end_survey(self, explores: bool) -> bool:
+        """Forget past surveys where it does not explore.
+
+        Returns:
+            Whether skills are to be chosen by chance from here on.
+        """
         if self.novelty is None:
             return False
         if not explores:

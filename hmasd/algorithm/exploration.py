@@ -60,7 +60,7 @@ class Exploration:
         return self.config.exploration_start > 0 and self.config.high_level == "coordinator"
 
     def _is_time(self, env_steps: int) -> bool:
-        """Over and over training goes on as usual until the start, then for twice as many not."""
+        """Cycles of 3 `exploration_start` steps: in the first third skills train, then it may."""
         start = self.config.exploration_start
         return self._explores and env_steps % (3 * start) >= start
 

@@ -108,10 +108,6 @@ class Learner:
         for moment in self.optimizer.adam.state[self.optimizer.flat].values():
             moment.zero_()
 
-    def step(self, losses: Iterable[tuple[Tensor, float]]) -> None:
-        """One gradient step on this network alone; see `step_together`."""
-        step_together((self, losses))
-
     def accumulate(self, losses: Iterable[tuple[Tensor, float]]) -> None:
         """Backward each part's loss.
 

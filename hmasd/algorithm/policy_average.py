@@ -29,7 +29,7 @@ class PolicyAverage:
         self.updates = updates
         self.weight = 0.0  # of what the average holds
 
-    def newest_share(self, success: float, lasting: float) -> float:
+    def weigh(self, success: float, lasting: float) -> float:
         """Take in a policy.
 
         Args:

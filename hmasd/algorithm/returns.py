@@ -7,6 +7,8 @@ from torch import Tensor
 
 from hmasd.distributed import ALONE, Ranks
 
+EPSILON = 1e-5  # keeps the division by a deviation finite
+
 
 def generalized_advantage(
     reward: Tensor,
@@ -54,7 +56,6 @@ def standardize(
     advantage: Tensor,
     weight: Tensor | None = None,
     floor: Tensor | float = 0.0,
-    eps: float = 1e-5,
     ranks: Ranks = ALONE,
 ) -> Tensor:
     """Shift advantages of any shape to mean 0 and scale them to standard deviation 1.
@@ -63,13 +64,12 @@ def standardize(
         advantage: any shape.
         weight: of the same shape, how often each entry counts; None: once.
         floor: advantages that vary less than this are noise and are not scaled up to 1.
-        eps: keeps the division finite.
         ranks: mean and deviation are those of all their advantages.
     """
     exact = advantage.double()
     mean, square = ranks.means((exact, weight), (exact.square(), weight))
     mean, variance = mean.to(advantage), (square - mean.square()).clamp(min=0).to(advantage)
-    return (advantage - mean) / (variance.sqrt().clamp(min=floor) + eps)
+    return (advantage - mean) / (variance.sqrt().clamp(min=floor) + EPSILON)
 
 
 def segment_slots(env: Tensor) -> Tensor:

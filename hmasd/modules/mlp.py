@@ -9,15 +9,13 @@ from hmasd.modules.init import RELU_GAIN, SMALL_GAIN, orthogonal
 
 
 class MLP(nn.Module):
-    """LayerNorm on the input, then `num_layers` times Linear, ReLU, LayerNorm; maybe a head."""
+    """LayerNorm on the input, then twice Linear, ReLU, LayerNorm; maybe a head."""
 
-    def __init__(
-        self, input_size: int, hidden_size: int, num_layers: int = 2, num_outputs: int | None = None
-    ) -> None:
+    def __init__(self, input_size: int, hidden_size: int, num_outputs: int | None = None) -> None:
         """With `num_outputs` a last Linear of small weights, the head, follows."""
         super().__init__()
         layers: list[nn.Module] = [nn.LayerNorm(input_size)]
-        for size in [input_size] + [hidden_size] * (num_layers - 1):
+        for size in (input_size, hidden_size):
             linear = orthogonal(nn.Linear(size, hidden_size), RELU_GAIN)
             layers += [linear, nn.ReLU(), nn.LayerNorm(hidden_size)]
         if num_outputs is not None:

@@ -45,7 +45,8 @@ class RoundStorage:
         Args:
             view: what the team saw.
             acting: what it did.
-            outcome: reward, terminated, truncated [E], next_obs [E, N, O], next_state [E, S].
+            outcome: reward, terminated, truncated, success [E], next_obs [E, N, O],
+                next_state [E, S].
 
         Raises:
             StorageError: the round is full, or this lock-step has been stored already.

@@ -38,7 +38,7 @@ class Generators(NamedTuple):
 
     @classmethod
     def of_seed(cls, seed: int, device: torch.device) -> Generators:
-        """Both from one seed."""
+        """Of skills and of actions, from one seed; no skill goes on for another interval."""
         return cls(*(torch.Generator(device).manual_seed(2 * seed + i) for i in range(2)))
 
     def greedy(self, config: Config) -> Generators:
@@ -117,6 +117,7 @@ class Team:
     @torch.no_grad()
     def decide(self, view: TensorView) -> Decision | None:
         """Choose skills where the clock is due; None where it is due nowhere."""
+        # Before it is known whether anything is due: as many draws in every step, see `_noise`.
         numbers = self._noise(self.generators.skill, (self.hidden.shape[1] + 1,))
         if not bool(self.clock.due.any()):
             return None

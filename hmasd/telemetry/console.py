@@ -84,7 +84,7 @@ class Progress:
         """Shows where training is.
 
         Args:
-            metrics: The metrics of the round (`hmasd.telemetry.tags`).
+            metrics: The metrics of the round (`docs/metrics.md`).
             env_steps: Env steps trained so far.
             update: Updates so far; None: ``Sync/PolicyVersion`` of the metrics, if it is there.
             checkpoint: Name of the last checkpoint; None: the one given before.

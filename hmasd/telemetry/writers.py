@@ -71,7 +71,7 @@ class MetricsLog:
         A metric that does not exist this round is absent.
 
         Args:
-            metrics: Tag to finite number (`hmasd.telemetry.tags`).
+            metrics: Tag to finite number (`docs/metrics.md`).
             env_steps: Env steps trained, summed over the envs, when what they describe was so.
 
         Raises:

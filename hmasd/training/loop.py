@@ -247,10 +247,10 @@ class Trainer:
     def _restore(self, path: Path) -> str:
         """Take everything over from a checkpoint; returns the run's name."""
         content = checkpoint.load(path)
-        if "optimizers" not in content["agent"]:
+        if "optimizers" not in content["agent"] or not content.keys() >= {*OF_ENVS, "run_name"}:
             raise checkpoint.CheckpointError(
-                f"{path} holds a policy to play, not a training to go on with: use it with "
-                "--eval-only, or give a checkpoint hmasd_sync_enhanced_*.pth"
+                f"{path} holds an agent without its envs, not a training to go on with: use it "
+                "with --eval-only, or give a checkpoint hmasd_sync_enhanced_*.pth"
             )
         state = content["agent"]
         whole = {name: state[name] for name in OWN} | {name: content[name] for name in OF_ENVS}

@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 MIN_WIDTH, MAX_WIDTH = 300, 480  # pixels; smaller pictures are enlarged, wider ones shrunk
 END_SECONDS = 1.5  # how long the last frame of an episode stays
+PALETTE_SAMPLES = 8  # frames that the colours are taken from
 MAX_FPS = 50  # viewers slow down what is faster
 FONT_SIZE, MARGIN, ROW = 15, 8, 26  # pixels
 STRIP, WHITE = (31, 36, 46), (255, 255, 255)
@@ -111,8 +112,8 @@ def _scaled(picture: Image.Image) -> Image.Image:
     return picture
 
 
-def _palette(images: Sequence[Image.Image], samples: int = 8) -> Image.Image:
+def _palette(images: Sequence[Image.Image]) -> Image.Image:
     """256 colours for all frames, from some of them; one palette keeps what rests unchanged."""
-    chosen = [images[i] for i in np.linspace(0, len(images) - 1, samples).astype(int)]
+    chosen = [images[i] for i in np.linspace(0, len(images) - 1, PALETTE_SAMPLES).astype(int)]
     joined = np.concatenate([np.asarray(image) for image in chosen])
     return Image.fromarray(joined).quantize(256, method=Image.Quantize.MEDIANCUT)

@@ -13,6 +13,7 @@ from hmasd.algorithm.optimization import (
     in_parts,
     read,
     slices,
+    step_together,
 )
 from hmasd.config import Config
 from hmasd.kernels import build
@@ -26,7 +27,7 @@ def learner(max_norm: float = 10.0, learning_rate: float = 0.1) -> Learner:
 
 
 def step(toy: Learner, loss: torch.Tensor) -> None:
-    toy.step([(loss, 1.0)])
+    step_together((toy, [(loss, 1.0)]))
 
 
 def test_first_adam_step_by_hand() -> None:
@@ -102,7 +103,9 @@ def test_a_loss_in_parts_steps_like_the_whole() -> None:
     whole, parts = learner(), learner()
     step(whole, (whole.network.weight * torch.tensor([[3.0, -4.0]])).sum())
     weight = parts.network.weight
-    parts.step([((weight * torch.tensor([[4.0, 0.0]])).sum(), 0.75), (-8 * weight[0, 1], 0.5)])
+    step_together(
+        (parts, [((weight * torch.tensor([[4.0, 0.0]])).sum(), 0.75), (-8 * weight[0, 1], 0.5)])
+    )
     assert whole.mean_norm() == parts.mean_norm() == 5.0
     assert torch.equal(parts.network.weight, whole.network.weight)
 

@@ -28,7 +28,7 @@ from tests.helpers.runs import (
 def shares(updates: int, *successes: float) -> list[float]:
     """Of each policy, where the share of wins lasts no longer than it is."""
     average = PolicyAverage(updates)
-    return [average.newest_share(success, success) for success in successes]
+    return [average.weigh(success, success) for success in successes]
 
 
 def test_the_newest_counts_alone_until_something_is_won() -> None:
@@ -61,9 +61,9 @@ def test_a_team_that_is_lost_for_once_plays_on_as_it_did(lasting: float, expecte
     """100 updates that win 2 %; control: where nothing of the wins lasts it is the newest."""
     average, kept = PolicyAverage(400), 1.0
     for _ in range(1000):
-        average.newest_share(1.0, 1.0)
+        average.weigh(1.0, 1.0)
     for _ in range(100):
-        kept *= 1 - average.newest_share(0.02, lasting)
+        kept *= 1 - average.weigh(0.02, lasting)
     assert 1 - kept == pytest.approx(expected, abs=0.02)
 
 
@@ -99,7 +99,7 @@ def test_noise_around_a_value_is_averaged_away() -> None:
     weighs = PolicyAverage(10)
     for _ in range(300):
         newest.weight.data.normal_(generator=generator)
-        follow(average, newest, weighs.newest_share(1.0, 1.0))
+        follow(average, newest, weighs.weigh(1.0, 1.0))
     assert float(average.weight.detach().var()) == pytest.approx(1 / 19, rel=0.15)
     assert float(newest.weight.detach().var()) == pytest.approx(1, rel=0.15)  # control
 

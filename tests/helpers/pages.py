@@ -22,3 +22,9 @@ def blocks(page, *languages):
     """Fenced blocks of some languages; without any, those without one."""
     found = re.findall(r"^ *```(\w*)[^\n]*\n(.*?)^ *```", text_of(page), re.DOTALL | re.MULTILINE)
     return [textwrap.dedent(body) for language, body in found if language in (languages or ("",))]
+
+
+def explained_metrics():
+    """Tags of docs/metrics.md; ``{i}`` in one stands for the number of a skill, from 0."""
+    page = text_of(ROOT / "docs" / "metrics.md")
+    return set(re.findall(r"^\| `([^`]+)` \|", page, re.MULTILINE))

@@ -14,7 +14,7 @@ import torch
 
 from hmasd import checkpoint
 from hmasd.algorithm import optimization
-from hmasd.algorithm.optimization import Learner, TrainingError
+from hmasd.algorithm.optimization import Learner, TrainingError, step_together
 from hmasd.checkpoint import CheckpointError
 from hmasd.config import Config
 from hmasd.kernels import build
@@ -140,7 +140,7 @@ def test_control_without_the_guard_the_weights_are_spoiled(
     trainer = Trainer(config)
     learner = trainer.agent.discoverer.actor_learner
     weight = next(learner.network.parameters())
-    learner.step([(weight.sum() * float("nan"), 1.0)])
+    step_together((learner, [(weight.sum() * float("nan"), 1.0)]))
     assert weight.isnan().all()
 
 
