@@ -207,3 +207,19 @@ def test_an_env_that_fails_is_told_apart_from_bad_input(path: Path, monkeypatch,
     monkeypatch.setattr(Counter, "step", fail)
     assert play.main(["--model-path", str(path)]) == 1
     assert "RuntimeError: the game crashed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("trouble", [None, "it draws no picture", "another size"])
+def test_the_env_is_closed_whatever_happens(
+    path: Path, monkeypatch: pytest.MonkeyPatch, trouble: str | None
+) -> None:
+    """A game of a package may hold a window or a process."""
+    closed: list[Counter] = []
+    monkeypatch.setattr(Counter, "close", lambda self: closed.append(self))
+    if trouble == "it draws no picture":
+        monkeypatch.setattr(Counter, "render", lambda self, env: np.zeros((2, 2), np.float32))
+    elif trouble == "another size":
+        monkeypatch.setattr(play, "make_env", lambda *_: Counter(1, 5, 7, (0.1, 0.1)))
+    code = commands.main(["play", "--model-path", str(path)])
+    assert code == (0 if trouble is None else 2)
+    assert len(closed) == 1

@@ -221,3 +221,20 @@ def test_a_checkpoint_that_cannot_be_written_stops_with_its_name(config: Config)
 def test_an_unknown_env_is_named_with_the_nearest(config: Config) -> None:
     with pytest.raises(ValueError, match=r"'alice_and_bop' does.*did you mean 'alice_and_bob'"):
         Trainer(dataclasses.replace(config, env="alice_and_bop"))
+
+
+def test_training_does_not_go_on_from_an_agent_without_its_envs(config: Config) -> None:
+    """A policy that was kept, or a file of `save_model`."""
+    trainer = Trainer(config)
+    trainer.run()
+    agent = Path(config.output_dir) / "agent.pth"
+    trainer.agent.save_model(agent, config=dataclasses.asdict(config))
+    whole = checkpoint.checkpoint_path(Path(config.output_dir) / "models", None)
+    policy = Path(config.output_dir) / "policy.pth"
+    content = checkpoint.load(whole)
+    networks = {name: content["agent"][name] for name in ("networks", "played", "num_agents")}
+    checkpoint.save(policy, content | {"agent": networks})
+    for path in (agent, policy):
+        with pytest.raises(CheckpointError, match="not a training to go on with"):
+            Trainer(dataclasses.replace(config, model_path=str(path)))
+    Trainer(dataclasses.replace(config, model_path=str(whole)))  # control
