@@ -333,10 +333,10 @@ class HMASDAgent:
 
     def _learn_from(self, segments: HighRollout) -> Metrics:
         """The coordinator's update on the closed segments, which are forgotten then."""
-        exploration, by_chance = self.exploration, self.team.surveys
+        exploration, by_chance = self.exploration, self.team.chooses_by_chance
         metrics = self.coordinator.learn(segments, exploration, self.env_steps, by_chance)
         self.high_storage.clear()
-        self.team.surveys = self.coordinator.begin_or_end_survey(exploration.is_on)
+        self.team.chooses_by_chance = self.coordinator.begin_or_end_survey(exploration.is_on)
         return metrics | segment_metrics(segments, self.ranks)
 
     def _round_metrics(self, rollout: LowRollout, living: float) -> Metrics:
@@ -378,7 +378,7 @@ class HMASDAgent:
             "env_steps": self.env_steps,
             "num_agents": self.num_agents,
             "team": self.team.state_dict(),
-            "surveys": self.team.surveys,
+            "chooses_by_chance": self.team.chooses_by_chance,
             "critic_hidden": self.critic_hidden,
             "low_storage": self.low_storage.state_dict(),
             "high_storage": self.high_storage.state_dict(),
@@ -414,7 +414,7 @@ class HMASDAgent:
         self.coordinator_version = state["coordinator_version"]
         self.env_steps = state["env_steps"]
         self.team.load_state_dict(state["team"])
-        self.team.surveys = state["surveys"]
+        self.team.chooses_by_chance = state["chooses_by_chance"]
         if self.coordinator.novelty is not None and "novelty" in state:  # else all is new
             self.coordinator.novelty.load_state_dict(state["novelty"])
         memory = checkpoint.on_device(state, self.device)

@@ -14,6 +14,7 @@ from typing import Annotated, Any, NamedTuple, TextIO
 import tyro
 
 from hmasd.config import Config
+from hmasd.description import describe
 from hmasd.disk import EXIT_FULL, is_full
 from hmasd.launch import launched
 from hmasd.presets import CHANGES, PRESETS
@@ -26,7 +27,7 @@ from hmasd.settings import (
     read_yaml,
     stored_config,
 )
-from hmasd.validation import describe, differing, validate
+from hmasd.validation import differing, validate
 
 CONFIG_FILE = "config_1.py"
 EXIT_FAILED = 1

@@ -16,6 +16,7 @@ from hmasd.agent import HMASDAgent
 from hmasd.bench.spec import read_spec
 from hmasd.commands import main
 from hmasd.config import Config
+from hmasd.disk import EXIT_FULL
 from hmasd.envs.registry import make_env
 from hmasd.settings import Entry, changed
 from hmasd.training.signals import StopRequest
@@ -127,7 +128,7 @@ def test_the_guides_table_of_settings_is_true(monkeypatch):
 
 
 def test_the_guides_exit_codes_are_those_of_the_program():
-    codes = {0, cli.EXIT_FAILED, cli.EXIT_BAD_INPUT}
+    codes = {0, cli.EXIT_FAILED, cli.EXIT_BAD_INPUT, EXIT_FULL}
     for number in StopRequest.SIGNALS:
         request = StopRequest()
         request.signal = number

@@ -24,7 +24,7 @@ FLOORS = {
                 "envs",
                 "telemetry",
             ),
-            ("modules", "validation", "viz"),
+            ("modules", "validation", "description", "viz"),
             ("networks",),
             ("algorithm", "rollout"),
             ("sync", "trained_team", "round_metrics"),
@@ -55,6 +55,7 @@ SIDE_ROOMS = {  # each stands beside the walk and may import only these
     "presets": {"config"},
     "batch_schedule": {"config"},
     "validation": {"config", "settings", "batch_schedule", "envs"},
+    "description": {"config", "batch_schedule"},
 }
 FUNCTIONS = [
     pytest.param(file, node, id=f"{file.relative_to(ROOT)}:{node.name}")

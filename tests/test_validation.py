@@ -4,15 +4,12 @@ import dataclasses
 import re
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from hmasd import validation
-from hmasd.batch_schedule import next_batch_size
 from hmasd.config import Config
 from hmasd.presets import PRESETS
-from hmasd.settings import field_types
-from hmasd.validation import ConfigError, describe, first_coordinator_update, validate
+from hmasd.settings import ConfigError, field_types
+from hmasd.validation import validate
 
 
 @pytest.fixture
@@ -83,19 +80,6 @@ def test_each_problem_is_named(good, change, expected):
     assert re.search(expected, problems(dataclasses.replace(good, **change)))
 
 
-def test_skills_by_chance_are_described_without_a_coordinators_clock(good):
-    assert "chosen by chance" in describe(dataclasses.replace(good, high_level="random"))
-    assert "chosen by chance" not in describe(good)
-
-
-def test_asynchronous_training_is_described(good):
-    config = dataclasses.replace(good, **PRESETS["asynchronous"])
-    validate(config)
-    assert "every 128 env steps, on 4 fragments of 32 steps" in describe(config)
-    assert "over 8 updates" in describe(config)
-    assert "asynchronous" not in describe(good)
-
-
 def test_all_problems_are_listed(good):
     bad = dataclasses.replace(good, batch_size=1000, skill_interval=0, env="x", clip=-1.0)
     text = problems(bad)
@@ -135,62 +119,3 @@ def test_the_sets_of_limits_name_fields_of_their_type():
     kinds = field_types()
     assert all(kinds[name] is int for name in validation.AT_LEAST_ZERO)
     assert all(kinds[name] is float for name in validation.POSITIVE | validation.FRACTIONS)
-
-
-def counted(config):
-    """The same by playing it: one env, step by step, each round as long as the schedule says."""
-    step = age = episode = closed = rounds = end = 0
-    while True:
-        if step == end:
-            taken = step * config.num_envs
-            end += next_batch_size(config, config.batch_size, taken, None) // config.num_envs
-            rounds += 1
-        step, age, episode = step + 1, age + 1, episode + 1
-        ended = episode == config.episode_length
-        if age == config.skill_interval or ended:
-            closed, age = closed + 1, 0
-        episode = 0 if ended else episode
-        if step == end and closed * config.num_envs >= config.high_level_batch_size:
-            envs = config.num_envs
-            return rounds, closed * envs, (age > 0) * envs
-
-
-@given(st.integers(1, 5), st.integers(1, 9), st.integers(1, 30), st.integers(1, 40), st.data())
-def test_the_first_update_of_the_coordinator_equals_counting(envs, steps, length, interval, data):
-    config = Config(
-        num_envs=envs,
-        batch_size=envs * steps,
-        episode_length=length,
-        skill_interval=interval,
-        high_level_batch_size=data.draw(st.integers(1, 60)),
-        batch_schedule=data.draw(st.sampled_from(["constant", "linear", "noise"])),
-        max_batch_factor=data.draw(st.integers(1, 5)),
-        total_steps=data.draw(st.integers(1, 3000)),
-    )
-    assert first_coordinator_update(config) == counted(config)
-
-
-def test_describe_states_the_arithmetic(good):
-    preset = dataclasses.replace(good, **PRESETS["paper_alice_and_bob"])
-    text = describe(preset)
-    assert "32 envs x 100 steps = 3,200 samples" in text
-    assert "938 rounds x 3,200 = 3,001,600 env steps" in text
-    assert "ceil(100 / 50) = 2 segments" in text
-    assert "after 1 round(s), with 64 closed segments and 0 more cut" in text
-
-
-def test_describe_tells_the_rounds_that_grow(good):
-    linear = dataclasses.replace(good, batch_schedule="linear", total_steps=1_000_000)
-    assert "245 rounds x 1,024 + 122 rounds x 2,048 + 82 rounds x 3,072 + 61" in describe(linear)
-    noise = dataclasses.replace(linear, batch_schedule="noise")
-    assert "up to 4,096; 245 to 977 rounds" in describe(noise)
-
-
-def test_describe_says_nothing_of_rounds_where_nothing_is_learned(good):
-    assert len(describe(dataclasses.replace(good, eval_only=True)).splitlines()) == 1
-
-
-def test_describe_notes_what_is_allowed_but_odd(good):
-    assert "longer than an episode" in describe(dataclasses.replace(good, skill_interval=101))
-    assert "may never learn" in describe(dataclasses.replace(good, total_steps=1024))
-    assert "note" not in describe(good)

@@ -74,7 +74,7 @@ class Coordinator:
         is_stuck = exploration.is_stuck(env_steps)
         if is_stuck:
             self.begin_anew()
-            exploration.since = env_steps
+            exploration.restart(env_steps)
         return metrics | ({"high/begins_anew": float(is_stuck)} if explores else {})
 
     def set_coefs(self, entropy_coef: float, novelty_coef: float) -> None:

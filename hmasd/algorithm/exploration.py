@@ -49,6 +49,10 @@ class Exploration:
         for_long = env_steps - self.since >= self.config.exploration_start
         return self.is_on and self._is_time(env_steps) and for_long
 
+    def restart(self, env_steps: int) -> None:
+        """Count from here on how long it explores for few wins."""
+        self.since = env_steps
+
     @property
     def wins_some(self) -> bool:
         """Whether something is won that is worth keeping."""

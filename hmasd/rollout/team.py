@@ -88,7 +88,7 @@ class Team:
         self.actor = actor
         self.generators = generators
         self.share = share or EnvShare(0, shape[0], shape[0])
-        self.surveys = False  # skills are chosen by chance for now, to see what that leads to
+        self.chooses_by_chance = False  # for now, to see what that leads to
         self.persistence = 0.0  # chance that skills whose interval is over go on for another
         self.forced: Sequence[int | None] | None = None  # skills given: see SkillCoordinator.act
         self.skills_are_actions = config.low_level == "action"
@@ -127,7 +127,7 @@ class Team:
         mask = None
         if self.skills_are_actions and view.action_mask is not None:
             mask = view.action_mask[index]
-        if self.surveys or self.config.high_level == "random":
+        if self.chooses_by_chance or self.config.high_level == "random":
             decision = self._draw_skills(envs, uniform, mask)
         else:
             choice = self.coordinator.act(

@@ -91,9 +91,12 @@ class AsynchronousAgent(HMASDAgent):
         """
         segments = self.high_storage.closed()
         lag = off_policy(self.coordinator_version, segments.coordinator_version, "coordinator_")
-        chooser = self.team.surveys, self.exploration.since
+        chooser = self.team.chooses_by_chance, self.exploration.since
         metrics = self._learn_from(segments)
-        if chooser != (self.team.surveys, self.exploration.since):  # what they choose never mixes
+        if chooser != (
+            self.team.chooses_by_chance,
+            self.exploration.since,
+        ):  # what they choose never mixes
             self.high_storage.cut(view)
             self.high_storage.clear()
             self.team.clock.interrupt()

@@ -78,7 +78,7 @@ def test_it_is_stuck_where_it_has_explored_for_few_wins_for_long() -> None:
     ):
         heard(found, env_steps, won)
         assert found.is_stuck(env_steps) == stuck, env_steps
-    found.since = 5000
+    found.restart(5000)
     assert not found.is_stuck(5999)
 
 

@@ -325,7 +325,7 @@ def test_a_survey_that_the_time_cuts_short_is_forgotten(monkeypatch: pytest.Monk
     config = replace(EXPLORES, exploration_start=SMALL.batch_size)
     found = updates(config, 3, monkeypatch, agents)
     assert [one.reward is None for one in found] == [False, True, True]
-    assert not agents[0].team.surveys
+    assert not agents[0].team.chooses_by_chance
     novelty = agents[0].coordinator.novelty
     assert novelty is not None and not novelty.is_known and novelty.begun is None
 
@@ -336,7 +336,7 @@ def test_nobody_learns_from_a_survey_that_is_switched_off(never: dict[str, float
     for _ in range(4):
         player.collect()
         player.agent.sync_update()
-    assert player.agent.team.surveys
+    assert player.agent.team.chooses_by_chance
     player.collect()
     other = Player(replace(EXPLORES, **never), NeverWon(4))
     other.agent.load_state_dict(player.agent.state_dict())
@@ -344,7 +344,7 @@ def test_nobody_learns_from_a_survey_that_is_switched_off(never: dict[str, float
     metrics = other.agent.sync_update()
     after = other.agent.networks.state_dict()
     assert all(torch.equal(x, after[name]) for name, x in before.items() if "coord" in name)
-    assert metrics["high/segments"] > 0 and not other.agent.team.surveys
+    assert metrics["high/segments"] > 0 and not other.agent.team.chooses_by_chance
 
 
 def train(agent: HMASDAgent, env: NeverWon, view: EnvView, env_steps: int) -> None:
@@ -369,7 +369,7 @@ def test_chance_and_the_coordinator_share_no_batch_in_asynchronous_training() ->
 
     def look(segments: HighRollout) -> dict[str, Any]:
         alike = torch.isclose(segments.logp, chance).all(-1)
-        kinds.append((agent.team.surveys, alike.any().item(), alike.all().item()))
+        kinds.append((agent.team.chooses_by_chance, alike.any().item(), alike.all().item()))
         return learn(segments)
 
     agent._learn_from = look

@@ -18,12 +18,12 @@ import torch
 from hmasd import checkpoint
 from hmasd.agent import HMASDAgent
 from hmasd.config import Config
+from hmasd.description import describe
 from hmasd.telemetry.jsonl import read_lines
 from hmasd.telemetry.writers import EVALUATIONS_FILE, METRICS_FILE, MetricsLog
 from hmasd.training.evaluation import SEED_OFFSET, evaluate
 from hmasd.training.evaluator import ProcessEvaluator, waiting_policies
 from hmasd.training.loop import Trainer
-from hmasd.validation import describe
 from tests.helpers.faulty_envs import SEED
 from tests.helpers.runs import Cut, Result, differences, make_agent, result, resume, run
 from tests.training.test_env_workers import children, is_alive, start

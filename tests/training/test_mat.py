@@ -10,7 +10,8 @@ import torch
 
 from hmasd.config import Config
 from hmasd.presets import CHANGES
-from hmasd.validation import ConfigError, validate
+from hmasd.settings import ConfigError
+from hmasd.validation import validate
 from tests.helpers.oracles import advantage_by_definition
 from tests.helpers.rounds import make_loud
 from tests.helpers.runs import make_agent, play, play_rounds
@@ -105,7 +106,7 @@ def test_advantages_are_those_of_flat_steps(config: Config, float64: None) -> No
 
 def test_a_survey_by_chance_obeys_the_masks_too(mat: Config) -> None:
     agent, env, view = make_agent(mat)
-    agent.team.surveys = True
+    agent.team.chooses_by_chance = True
     play(agent, env, view, mat.rollout_length)
     segments = agent.high_storage.rollout(0)
     assert segments.mask is not None and not segments.mask.all()
