@@ -2,10 +2,12 @@
 
     python benchmarks/mappo_beside.py benchmarl --seeds 5 --out mappo_beside_benchmarl
     python benchmarks/mappo_beside.py jaxmarl --seeds 5 --out mappo_beside_jaxmarl
+    python benchmarks/mappo_beside.py jaxmarl_own --baseline FILE --peer-python PYTHON --out beside
 
 Both play simple_spread for the same number of steps in rounds of the same size, with networks of
-the same width; a run's score is the mean return of its training episodes over the last tenth of its
-rounds (ours: of the last 100 episodes at the end of each). Needs `.[bench]`.
+the same width where nothing else is said; a run's score is the mean return of its training episodes
+over the last tenth of its rounds (ours: of the last 100 episodes at the end of each). Needs
+`.[bench]`.
 
 - BenchMARL: its own program on VMAS's env, whose agents share one reward (`peer_benchmarl.py`), by
   its own step size, minibatches and epochs and without memory; both without an entropy bonus and
@@ -13,6 +15,8 @@ rounds (ours: of the last 100 episodes at the end of each). Needs `.[bench]`.
 - JaxMARL: its algorithm, written again as in `peer_jaxmarl.py`, on its own env, with our step size
   and epochs. Its agents learn from their own rewards each, ours from the team's mean of them; both
   are scored by the mean.
+- JaxMARL's own program (`peer_jaxmarl_own.py`), a copy of which `--baseline` names: its published
+  step size, annealing, minibatches, epochs and width (128; ours is 64), or what `--overrides` says.
 """
 
 from __future__ import annotations
@@ -46,6 +50,12 @@ class Match(NamedTuple):
     ours: dict[str, Any]
 
 
+SPREAD_OF_JAXMARL = {
+    "env": "jaxmarl:MPE_simple_spread_v3",
+    "discoverer-epochs": 5,
+    "learning-rate": 1e-3,
+    "max-grad-norm": 0.5,
+}
 MATCHES = {
     "benchmarl": Match(
         "peer_benchmarl.py",
@@ -71,12 +81,14 @@ MATCHES = {
         num_envs=128,
         episode=25,
         theirs={"epochs": 5, "learning-rate": 1e-3},
-        ours={
-            "env": "jaxmarl:MPE_simple_spread_v3",
-            "discoverer-epochs": 5,
-            "learning-rate": 1e-3,
-            "max-grad-norm": 0.5,
-        },
+        ours=SPREAD_OF_JAXMARL,
+    ),
+    "jaxmarl_own": Match(
+        "peer_jaxmarl_own.py",
+        num_envs=128,
+        episode=25,
+        theirs={},  # as published; `main` adds where the program is
+        ours=SPREAD_OF_JAXMARL,
     ),
 }
 
@@ -140,9 +152,18 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--rounds", type=int, default=160, help="of 3,200 env steps")
     parser.add_argument("--peer-python", default=sys.executable, help="where the peer lives")
+    parser.add_argument("--baseline", type=Path, help="jaxmarl_own: the program")
+    parser.add_argument("--overrides", default="", help="jaxmarl_own: as 'LR=1e-3 UPDATE_EPOCHS=5'")
     parser.add_argument("--out", type=Path, required=True, help="a new folder for the runs")
     args = parser.parse_args()
     match, out = MATCHES[args.peer], args.out
+    if args.peer == "jaxmarl_own":
+        if args.baseline is None or not args.baseline.is_file():
+            parser.error("jaxmarl_own needs --baseline, a copy of JaxMARL's mappo_rnn_mpe.py")
+        own = {"baseline": args.baseline, "overrides": args.overrides}
+        match = match._replace(theirs=own)
+    elif args.baseline or args.overrides:
+        parser.error("--baseline and --overrides are for jaxmarl_own")
     if out.exists():
         parser.error(f"--out {out} exists: give a new folder")
     ours, theirs = [], []
