@@ -22,11 +22,10 @@ from benchmarks import (
     growth,
     joined_report,
     machine,
-    mappo_beside,
     results_table,
 )
 from benchmarks.network_clock import NetworkClock
-from hmasd import checkpoint, cli, kernels
+from hmasd import checkpoint, kernels
 from hmasd.agent import HMASDAgent
 from hmasd.algorithm.optimization import step_together
 from hmasd.bench import files
@@ -34,7 +33,6 @@ from hmasd.config import Config
 from hmasd.envs.registry import make_env
 from hmasd.networks import HMASDNetworks
 from tests.bench.made_up import TEXT, finish, make_comparison
-from tests.helpers.typed_commands import own_flags
 
 ROOT = Path(__file__).parents[1]
 SMALL = Config(
@@ -352,78 +350,6 @@ def test_runs_are_joined_under_other_names(joined, tmp_path, capsys):
     assert "there is no runs/ in it" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         joined(TEXT, "--names", "new")
-
-
-@pytest.mark.parametrize("name", list(mappo_beside.MATCHES))
-def test_both_sides_of_a_match_know_their_flags(name, tmp_path, monkeypatch):
-    """Training takes ours; the other side's program declares theirs (it needs its own packages)."""
-    seen = {}
-
-    def run(python, script, flags, folder):
-        seen[script.name] = [str(word) for k, x in flags.items() for word in (f"--{k}", x)]
-        (folder / "runs/x").mkdir(parents=True)
-        (folder / "runs/x/metrics.jsonl").write_text('{"rollout/return": -2.0}\n')
-        return '{"reward_last_tenth": -0.5}\n'
-
-    monkeypatch.setattr(mappo_beside, "_run", run)
-    match = mappo_beside.MATCHES[name]
-    assert mappo_beside.our_return(match, 3, 20, tmp_path / "ours") == -2.0
-    theirs = mappo_beside.their_return(match, 3, 20, tmp_path / "theirs", "python")
-    assert theirs == -0.5 * match.episode
-    config = cli.load_config(seen["train_sync_enhanced.py"])
-    assert (config.seed, config.total_steps) == (3, 20 * match.num_envs * match.episode)
-    source = (Path(mappo_beside.__file__).parent / match.program).read_text()
-    flags = {word[2:] for word in seen[match.program] if word.startswith("--")}
-    assert flags <= own_flags(source)
-
-
-PROGRAM_OF_JAXMARL = """
-import sys
-import wandb
-
-words = dict(word.split("=") for word in sys.argv[1:])
-total, envs, steps, seed = (
-    int(words[name]) for name in ("TOTAL_TIMESTEPS", "NUM_ENVS", "NUM_STEPS", "SEED")
-)
-assert words["+ENV_KWARGS.max_steps"] == "24"  # its games end one step after that
-if __name__ == "__main__":
-    wandb.init(project="jaxmarl", mode="online")
-    for update in reversed(range(total // envs // steps)):  # callbacks come in any order
-        row = {"returns": -3 * (update + 100 * seed), "env_step": update * envs * steps}
-        wandb.log(row)
-    print("done")
-"""
-
-
-@pytest.mark.parametrize(("words", "last_tenth"), [("", 18.5), ("NUM_ENVS=64 LR=0.1", 37.5)])
-def test_jaxmarls_own_program_is_run_as_it_is(words, last_tenth, tmp_path, monkeypatch, capsys):
-    """Its own command line; wandb's place is taken; what it tells is of three agents together."""
-    program = tmp_path / "program.py"
-    program.write_text(PROGRAM_OF_JAXMARL)
-    monkeypatch.setattr(mappo_beside, "our_return", lambda match, seed, *_: -10.0 * seed)
-    command = f"x jaxmarl_own --seeds 2 --rounds 20 --out {tmp_path / 'out'} --baseline {program}"
-    monkeypatch.setattr(sys, "argv", [*command.split(), "--overrides", words])
-    mappo_beside.main()
-    printed = capsys.readouterr().out
-    for seed in (1, 2):
-        score = -(last_tenth + 100 * seed)
-        assert f"seed {seed}: hmasd {-10 * seed:.2f}, jaxmarl_own {score:.2f}\n" in printed
-    assert "ours is better in 100%" in printed
-
-
-@pytest.mark.parametrize(
-    ("words", "problem"),
-    [
-        ("jaxmarl_own", "jaxmarl_own needs --baseline"),
-        ("jaxmarl_own --baseline not/there.py", "jaxmarl_own needs --baseline"),
-        ("jaxmarl --overrides LR=1", "--baseline and --overrides are for jaxmarl_own"),
-    ],
-)
-def test_only_jaxmarls_own_program_is_named(words, problem, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["x", *words.split(), "--out", str(tmp_path / "out")])
-    with pytest.raises(SystemExit):
-        mappo_beside.main()
-    assert problem in capsys.readouterr().err
 
 
 def test_steadiness_counts_what_comes_after(tmp_path):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from hmasd.bench import files
 from hmasd.bench.job import Job
@@ -72,3 +74,9 @@ def fail(job: Job, shares: list[float]) -> None:
     """A run that failed after some evaluations."""
     write_training(job, shares)
     files.write_json(job.folder / files.FAILED, {"exit_code": 1, "last_words": "error: NaN | x"})
+
+
+def play(monkeypatch: pytest.MonkeyPatch, program: str) -> None:
+    """Let every job run a small program instead of training."""
+    words = (sys.executable, "-c", program)
+    monkeypatch.setattr(Job, "_next_command", lambda self: words)
