@@ -200,8 +200,9 @@ def test_standardize_gives_mean_zero_and_deviation_one() -> None:
 
 
 def test_standardize_by_hand() -> None:
-    """Deviation over n, not n - 1: (1, 3) has deviation 1."""
-    assert standardize(torch.tensor([1.0, 3.0])).tolist() == pytest.approx([-1.0, 1.0], abs=2e-5)
+    """Deviation over n, not n - 1: (1, 3) has deviation 1, to which 0.00001 is added."""
+    found = standardize(torch.tensor([1.0, 3.0], dtype=torch.float64))
+    assert found.tolist() == pytest.approx([-0.9999900001, 0.9999900001], abs=1e-12)
 
 
 def test_standardize_counts_only_weighted_entries() -> None:
@@ -238,7 +239,7 @@ def test_segment_slots_keep_time_and_env(seed: int) -> None:
 
 def test_standardize_does_not_blow_noise_up() -> None:
     """Advantages that vary less than the floor keep their size over the floor."""
-    small = torch.tensor([1.0, 1.2])  # deviation 0.1
+    small = torch.tensor([1.0, 1.2], dtype=torch.float64)  # deviation 0.1, and 0.00001 more
     floored = standardize(small, floor=0.5)
-    assert floored.tolist() == pytest.approx([-0.2, 0.2], abs=1e-5)
-    assert standardize(small).tolist() == pytest.approx([-1.0, 1.0], abs=2e-4)
+    assert floored.tolist() == pytest.approx([-0.199996, 0.199996], abs=1e-6)
+    assert standardize(small).tolist() == pytest.approx([-0.9999, 0.9999], abs=1e-5)
