@@ -244,9 +244,9 @@ class HMASDAgent:
         """Update the networks on the full round; `sync_update` calls it and counts the version."""
         assert self._next_view is not None, "a full round has a last step"
         rollout = self.low_storage.rollout(self.policy_version)
-        lost = self._forget_lost()
+        lost_here = self._forget_lost()
         lost, closed, living, *episodes = self.ranks.totals(
-            lost,
+            lost_here,
             self.high_storage.num_closed,
             1.0 if rollout.alive is None else float(rollout.alive.sum()),
             *ended_and_won(rollout, self.low_storage.discarded),

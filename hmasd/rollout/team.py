@@ -117,7 +117,7 @@ class Team:
     @torch.no_grad()
     def decide(self, view: TensorView) -> Decision | None:
         """Choose skills where the clock is due; None where it is due nowhere."""
-        # Before it is known whether anything is due: as many draws in every step, see `_noise`.
+        # Before it is known whether anything is due here: elsewhere it may be, see `_noise`.
         numbers = self._noise(self.generators.skill, (self.hidden.shape[1] + 1,))
         if not bool(self.clock.due.any()):
             return None
@@ -142,7 +142,11 @@ class Team:
     def _noise(
         self, generator: torch.Generator | None, shape: tuple[int, ...], normal: bool = False
     ) -> Tensor | None:
-        """Random numbers [E, *shape], uniform in [0, 1) or of N(0, 1); None without generator."""
+        """Random numbers [E, *shape], uniform in [0, 1) or of N(0, 1); None without generator.
+
+        Drawn for all of the run's envs, of which this share takes its own: what is due in one share
+        decides no draw of another.
+        """
         if generator is None:
             return None
         draw = torch.randn if normal else torch.rand

@@ -1,4 +1,4 @@
-"""Surveys in training: chance chooses for a while, then what it hardly ever led to is worth more."""
+"""Surveys in training: chance chooses, and what it hardly ever leads to is worth something then."""
 
 from __future__ import annotations
 
