@@ -15,6 +15,7 @@ from hmasd.algorithm.coordinator import Coordinator
 from hmasd.algorithm.discoverer import Discoverer, RoundTail, critic_pass
 from hmasd.algorithm.discriminators import Discriminators
 from hmasd.algorithm.exploration import Exploration
+from hmasd.algorithm.explorer import Explorer
 from hmasd.algorithm.novelty import Novelty
 from hmasd.algorithm.optimization import Metrics, read
 from hmasd.algorithm.policy_average import PolicyAverage, follow
@@ -67,13 +68,11 @@ class HMASDAgent:
 
     def _build_updaters(self, env: BatchedEnv) -> None:
         config, nets, ranks = self.config, self.networks, self.ranks
-        self.wins, novelty = Wins(config), None
+        self.wins = Wins(config)
         self.exploration = Exploration(config, self.wins)
-        if config.novelty_coef > 0 and config.exploration_start > 0 and self._coordinator_learns:
-            interval = config.survey_interval
-            novelty = Novelty(env.state_size, config.seed, self.device, ranks, interval=interval)
         high = nets.coordinator, nets.high_normalizer
-        self.coordinator = Coordinator(config, *high, ranks, novelty)
+        self.coordinator = Coordinator(config, *high, ranks)
+        self.explorer = Explorer(self.coordinator, self.exploration, self._novelty(env))
         self.discoverer = Discoverer(config, nets.actor, nets.critic, nets.low_normalizer, ranks)
         discriminators = nets.team_discriminator, nets.individual_discriminator
         self.discriminators = Discriminators(config, *discriminators, ranks)
@@ -84,6 +83,14 @@ class HMASDAgent:
             self.discriminators.team_learner,
             self.discriminators.individual_learner,
         )
+
+    def _novelty(self, env: BatchedEnv) -> Novelty | None:
+        """What segments led to so far; None: nothing is worth anything for being new."""
+        config = self.config
+        if not (config.novelty_coef and config.exploration_start and self._coordinator_learns):
+            return None
+        interval = config.survey_interval
+        return Novelty(env.state_size, config.seed, self.device, self.ranks, interval=interval)
 
     def _build_memory(self, env: BatchedEnv) -> None:
         config = self.config
@@ -274,7 +281,7 @@ class HMASDAgent:
         for learner in self._learners:
             learner.size_steps(self.wins.step_share)
         self.discriminators.pay(self.wins.extrinsic_coef, self.wins.intrinsic_share)
-        self.coordinator.set_coefs(self.wins.entropy_coef, self.exploration.novelty_coef)
+        self.coordinator.entropy_coef = self.wins.entropy_coef
         self.team.persistence = self.exploration.persistence
 
     def _update_discoverer(
@@ -333,10 +340,9 @@ class HMASDAgent:
 
     def _learn_from(self, segments: HighRollout) -> Metrics:
         """The coordinator's update on the closed segments, which are forgotten then."""
-        exploration, by_chance = self.exploration, self.team.chooses_by_chance
-        metrics = self.coordinator.learn(segments, exploration, self.env_steps, by_chance)
+        metrics = self.explorer.learn(segments, self.env_steps, self.team.chooses_by_chance)
         self.high_storage.clear()
-        self.team.chooses_by_chance = self.coordinator.begin_or_end_survey(exploration.is_on)
+        self.team.chooses_by_chance = self.explorer.begin_or_end_survey()
         return metrics | segment_metrics(segments, self.ranks)
 
     def _round_metrics(self, rollout: LowRollout, living: float) -> Metrics:
@@ -363,7 +369,7 @@ class HMASDAgent:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the agent needs to go on exactly, at any step."""
-        novelty = self.coordinator.novelty
+        novelty = self.explorer.novelty
         return {
             "networks": self.networks.state_dict(),
             "played": self.played.state_dict(),
@@ -415,8 +421,8 @@ class HMASDAgent:
         self.env_steps = state["env_steps"]
         self.team.load_state_dict(state["team"])
         self.team.chooses_by_chance = state["chooses_by_chance"]
-        if self.coordinator.novelty is not None and "novelty" in state:  # else all is new
-            self.coordinator.novelty.load_state_dict(state["novelty"])
+        if self.explorer.novelty is not None and "novelty" in state:  # else all is new
+            self.explorer.novelty.load_state_dict(state["novelty"])
         memory = checkpoint.on_device(state, self.device)
         self.critic_hidden = memory["critic_hidden"]
         self.low_storage.load_state_dict(memory["low_storage"])

@@ -197,4 +197,3 @@ class HighBatch(NamedTuple):
     target: Tensor  # [D, N+1] normalised units
     weight: Tensor | None  # [D, N+1], 0 for dead agents
     mask: Tensor | None = None  # [D, N, A] bool, where skills are actions: those allowed
-    novelty: Tensor | None = None  # [D] of what they passed through, where it is rewarded

@@ -9,8 +9,6 @@ import torch
 from torch import Tensor
 
 from hmasd.algorithm import losses
-from hmasd.algorithm.exploration import Exploration
-from hmasd.algorithm.novelty import Novelty
 from hmasd.algorithm.optimization import (
     Learner,
     Means,
@@ -47,83 +45,26 @@ class Coordinator:
         network: SkillCoordinator,
         normalizer: ValueNormalizer,
         ranks: Ranks = ALONE,
-        novelty: Novelty | None = None,
     ) -> None:
-        """`novelty`: of what segments pass through, worth `novelty_coef`; None: nothing."""
         self.config = config
         self.ranks = ranks
         self.network = network
         self.normalizer = normalizer
-        self.novelty = novelty
         self.entropy_coef = config.high_entropy_coef
-        self.novelty_coef = config.novelty_coef
         self.learner = Learner("coordinator", network, config, ranks)
         self._first = self.learner.optimizer.flat.detach().clone()
 
-    def learn(
-        self, segments: HighRollout, exploration: Exploration, env_steps: int, by_chance: bool
-    ) -> Metrics:
-        """Learn from a batch of segments; from those under skills by chance what these lead to."""
-        explores, metrics = exploration.is_on, {}
-        if by_chance:
-            self.survey(segments, explores)
-        else:
-            metrics = self.update(self.prepare(segments, explores), explores)
-            if explores:
-                metrics |= self._look_back(segments, exploration.wins_some)
-        is_stuck = exploration.is_stuck(env_steps)
-        if is_stuck:
-            self.begin_anew()
-            exploration.restart(env_steps)
-        return metrics | ({"high/begins_anew": float(is_stuck)} if explores else {})
-
-    def set_coefs(self, entropy_coef: float, novelty_coef: float) -> None:
-        """Let entropy (λ_h) and what is new count as much as given from here on."""
-        self.entropy_coef, self.novelty_coef = entropy_coef, novelty_coef
-
     def begin_anew(self) -> None:
-        """Forget all that was learned but the survey by chance, which tells of the skills."""
+        """Forget all that was learned."""
         self.learner.begin_anew(self._first)
         self.normalizer.forget()
-        if self.novelty is not None:
-            self.novelty.start_over()
 
-    def begin_or_end_survey(self, explores: bool) -> bool:
-        """Forget past surveys where it does not explore.
-
-        Returns:
-            Whether skills are to be chosen by chance from here on.
-        """
-        if self.novelty is None:
-            return False
-        if not explores:
-            self.novelty.forget()
-        return explores and not self.novelty.is_known
-
-    def survey(self, segments: HighRollout, explores: bool) -> None:
-        """Look at what chance leads to, unless nobody asks for it any more."""
-        if self.novelty is not None and explores:
-            self.novelty.take_in(segments)
-
-    def _look_back(self, segments: HighRollout, wins_some: bool) -> Metrics:
-        """After an update: what it was rewarded for becomes usual from time to time.
-
-        Not while it wins: what leads there is to be kept, so it has to stay worth something.
-        """
-        if self.novelty is None or not self.novelty.is_known:
-            return {}
-        if wins_some:
-            self.novelty.give_up_survey()
-        else:
-            self.novelty.follow(segments)
-        return {"high/surveys": float(len(self.novelty.surveys))}
-
-    def prepare(self, segments: HighRollout, explores: bool = False) -> HighBatch:
+    def prepare(self, segments: HighRollout, bonus: Tensor | None = None) -> HighBatch:
         """Advantages and targets of a batch of segments, one per token.
 
         Args:
             segments: of one coordinator version.
-            explores: whether what is new counts, as far as the survey tells what that is.
+            bonus: [D], what each segment gets beside the team's reward; None: nothing.
         """
         with torch.no_grad():
             value, next_value = (
@@ -133,10 +74,7 @@ class Coordinator:
                     (segments.next_state, segments.next_obs),
                 )
             )  # [D, N+1], normalised units
-        novelty = None
-        if self.novelty is not None and explores and self.novelty.is_known:
-            novelty = self.novelty.new_to_chance(segments.mean_state)
-            bonus = self.novelty_coef * self.novelty.rise(segments)
+        if bonus is not None:
             segments = segments._replace(reward=segments.reward + to_host(bonus))
         real_value = self.normalizer.denormalize(value)
         advantage = self._advantage(segments, real_value, self.normalizer.denormalize(next_value))
@@ -160,7 +98,6 @@ class Coordinator:
             target=self.normalizer.normalize(target),
             weight=weight,
             mask=segments.mask,
-            novelty=novelty,
         )
 
     def _advantage(self, segments: HighRollout, value: Tensor, next_value: Tensor) -> Tensor:
@@ -194,14 +131,17 @@ class Coordinator:
         )
         return advantage[at]
 
-    def update(self, batch: HighBatch, explores: bool = False) -> Metrics:
-        """All PPO epochs over one batch of segments; returns the metrics `high/...`."""
-        config = self.config
-        epochs = config.exploration_epochs if explores else config.coordinator_epochs
+    def update(self, batch: HighBatch, epochs: int | None = None) -> Metrics:
+        """All PPO epochs over one batch of segments; returns the metrics `high/...`.
+
+        Args:
+            batch: of `prepare`.
+            epochs: at most so many; None: `coordinator_epochs`.
+        """
         parts, means = self._parts(batch), Means(*METRICS, ranks=self.ranks)
         ratio_errors: list[Tensor] = []
         steps = 0
-        for _ in range(epochs):
+        for _ in range(self.config.coordinator_epochs if epochs is None else epochs):
             moved: list[Tensor] = []
             self.learner.accumulate(self._losses(parts, means, ratio_errors, moved))
             if steps and self._has_moved_far(moved):
@@ -209,10 +149,7 @@ class Coordinator:
             apply_together(self.learner)
             steps += 1
         explained = losses.explained_variance(batch.value, batch.target, batch.weight, self.ranks)
-        new: Metrics = {}
-        if batch.novelty is not None:
-            new["high/novelty"] = self.ranks.mean(batch.novelty)
-        return new | {
+        return {
             "high/grad_norm": self.learner.mean_norm(),
             **means.result("high"),
             "high/epochs": float(steps),

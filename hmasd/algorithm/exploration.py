@@ -80,6 +80,12 @@ class Exploration:
         return config.exploration_batch_size if self.is_on else config.high_level_batch_size
 
     @property
+    def epochs(self) -> int:
+        """Passes over each batch of segments."""
+        config = self.config
+        return config.exploration_epochs if self.is_on else config.coordinator_epochs
+
+    @property
     def novelty_coef(self) -> float:
         """Weight of what is new: the less, the more is won."""
         return (1 - self.wins.success) * self.config.novelty_coef

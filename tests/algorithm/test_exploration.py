@@ -226,7 +226,7 @@ def test_a_coordinator_that_explored_for_nothing_begins_anew() -> None:
         assert (moments["exp_avg"].abs().sum() == 0) == is_first[-1]
     assert told == [None, 0, 0, 1, 0]
     assert is_first == [False, False, False, True, False]
-    novelty = coordinator.novelty  # its first survey tells of the skills, which stayed
+    novelty = player.agent.explorer.novelty  # its first survey tells of the skills, which stayed
     assert (len(novelty.surveys), novelty.updates) == (1, 1)
 
 

@@ -130,7 +130,7 @@ def test_a_survey_that_the_time_cuts_short_is_forgotten(monkeypatch: pytest.Monk
     found = updates(config, 3, monkeypatch, agents)
     assert [one.reward is None for one in found] == [False, True, True]
     assert not agents[0].team.chooses_by_chance
-    novelty = agents[0].coordinator.novelty
+    novelty = agents[0].explorer.novelty
     assert novelty is not None and not novelty.is_known and novelty.begun is None
 
 
