@@ -81,6 +81,8 @@ def read_yaml(path: Path) -> dict[str, Entry]:
         values = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not YAML: {error}") from error
+    except RecursionError as error:
+        raise ConfigError(f"{path} is nested too deeply for a file of settings") from error
     if node is None:
         return {}
     if not isinstance(node, yaml.MappingNode) or not isinstance(values, dict):

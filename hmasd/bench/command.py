@@ -31,7 +31,7 @@ from pathlib import Path
 from hmasd.bench import files
 from hmasd.bench.job import Job
 from hmasd.bench.report import write_report
-from hmasd.bench.runner import available_cores, make_jobs, run_jobs
+from hmasd.bench.runner import available_cores, check_settings, make_jobs, run_jobs
 from hmasd.bench.spec import read_spec
 from hmasd.disk import EXIT_FULL, is_full
 from hmasd.settings import ConfigError
@@ -80,12 +80,15 @@ def _bench(options: argparse.Namespace, out: Path) -> int:
     spec = read_spec(options.file)
     jobs = make_jobs(spec, out)
     code = 0
-    if not options.report_only:
+    if options.report_only:
+        _refuse_nothing(out)
+    else:
         _refuse_devices(jobs)
         (out / files.RUNS).mkdir(parents=True, exist_ok=True)  # one error, not one of every run
         at_a_time = options.jobs or available_cores()
         print(f"{len(jobs)} runs in {out}, {at_a_time} at a time", flush=True)
         code = run_jobs(jobs, at_a_time, options.retry)
+        check_settings(jobs)  # another comparison may have made some of them meanwhile
     path = write_report(spec, options.file.stem, jobs, out / files.REPORT)
     print(f"report: {path}")
     for job in jobs:
@@ -95,6 +98,12 @@ def _bench(options: argparse.Namespace, out: Path) -> int:
             _tell_stop(job, job.stopped_by)
     finished = all(job.state == "finished" for job in jobs)
     return code or (0 if finished else EXIT_FAILED)
+
+
+def _refuse_nothing(out: Path) -> None:
+    """A mistyped folder would be made, and a report of nothing in it."""
+    if not (out / files.RUNS).is_dir():
+        raise ConfigError(f"--out {out} has no {files.RUNS}/: there is nothing to report")
 
 
 def _refuse_devices(jobs: Sequence[Job]) -> None:

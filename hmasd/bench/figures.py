@@ -121,15 +121,15 @@ def draw_distances(task: str, runs: Sequence[tuple[bool, Sequence[tuple[float, f
 
     Args:
         task: Name of the task, for the title.
-        runs: Per run whether training reached 0.95, and (distance to the nearest other skill's end,
-            accuracy of q_d there) of each skill.
+        runs: Per run whether training won half of its episodes, and of each skill, as it was before
+            that (else at the end), (distance to the nearest other's end, accuracy of q_d there).
     """
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(7.5, 4.6), layout="constrained")
         axis = figure.subplots()
         for solved, colour, label in (
-            (True, COLOURS[0], "learned"),
-            (False, COLOURS[1], "did not"),
+            (True, COLOURS[0], "won half: before that"),
+            (False, COLOURS[1], "did not: at the end"),
         ):
             dots = [dot for is_solved, skills in runs if is_solved == solved for dot in skills]
             if dots:

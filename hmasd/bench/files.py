@@ -17,6 +17,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from hmasd.bench import shapes
 from hmasd.disk import write_whole
 from hmasd.settings import ConfigError
 
@@ -29,6 +30,15 @@ DIAGNOSIS = "diagnosis.json"
 FAILED = "failed.json"
 EARLIER_FAILURE = "failed_{}.json"
 LOCK = "lock"
+SHAPES = {
+    "absolute": shapes.ABSOLUTE,
+    "diagnosis": shapes.DIAGNOSIS,
+    "failed": shapes.FAILURE,
+    "versions": shapes.VERSIONS,
+    "settings": {},
+    "config": {},
+}
+"""Of files by their names without a number; others may hold anything."""
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -44,17 +54,25 @@ def read_json(path: Path) -> Any:
     """The content of a file of `write_json`; None if it does not exist.
 
     Raises:
-        DamagedError: It is damaged.
+        DamagedError: It is damaged, or not what a file of its name holds.
     """
     if not path.is_file():
         return None
     try:
-        return json.loads(path.read_text("utf-8"))
+        content = json.loads(path.read_text("utf-8"))
     except ValueError as error:
-        raise DamagedError(
-            f"{path} is damaged ({error}): delete it, and the same command goes on from the "
-            "rest of the run"
-        ) from error
+        raise DamagedError(_damage(path, error)) from error
+    shape = SHAPES.get(re.sub(r"_\d+$", "", path.stem))
+    if shape is not None and not shapes.fits(content, shape):
+        raise DamagedError(_damage(path, "it holds something else than it should"))
+    return content
+
+
+def _damage(path: Path, reason: object) -> str:
+    return (
+        f"{path} is damaged ({reason}): delete it, and the same command goes on from the rest of "
+        "the run"
+    )
 
 
 def read_if_whole(path: Path, damaged: list[str] | None = None) -> Any:

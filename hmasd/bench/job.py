@@ -21,6 +21,7 @@ from typing import Any, Literal, TextIO
 
 from hmasd import checkpoint
 from hmasd.bench import files
+from hmasd.bench.shapes import METRICS, fits
 from hmasd.bench.spec import RunKey
 from hmasd.config import Config
 from hmasd.disk import EXIT_FULL
@@ -54,6 +55,7 @@ class Job:
         self._files: list[TextIO] = []
         self._is_stopping = False
         self._is_looked_at = False  # a failure, by this object
+        self._is_measuring = False  # what ends well and is not measured then has failed
         self._said_before = 0  # length of the log when the process was started
         self._was_whole = False  # the measurement: it is read once, asked for at every turn
 
@@ -69,7 +71,9 @@ class Job:
         """Env steps that training has logged."""
         training = files.training_folder(self.folder)
         row = None if training is None else last_line(training / METRICS_FILE)
-        return 0 if row is None else min(row["env_steps"], self.config.total_steps)
+        if row is None or not fits(row, METRICS):
+            return 0
+        return min(row["env_steps"], self.config.total_steps)
 
     def check_settings(self) -> None:
         """Refuse a folder that holds a run of other settings, or measured otherwise.
@@ -132,6 +136,12 @@ class Job:
         """Let a run that failed go on, from its last checkpoint; that it failed stays on record."""
         if self.state != "failed":
             return
+        with self._lock():
+            self._forget_failure()
+
+    def _forget_failure(self) -> None:
+        if self.state != "failed":  # another process was first
+            return
         (self.folder / files.DIAGNOSIS).unlink(missing_ok=True)
         final = checkpoint.checkpoint_path(self.folder / "models", None)
         if final.is_file() and checkpoint.newest_good(final.parent) != final:
@@ -140,18 +150,24 @@ class Job:
         (self.folder / files.FAILED).rename(self.folder / files.EARLIER_FAILURE.format(number))
 
     def start(self) -> None:
-        """Start what is to be done next.
+        """Start what is to be done next, unless another process has done all since it was asked.
 
         Raises:
-            ConfigError: Another process works in the folder, or its checkpoints cannot be read.
+            ConfigError: Another process works in the folder, it now holds a run of other settings,
+                or its checkpoints cannot be read.
             OSError: The folder cannot be used, or no process be started.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._files = [self._lock()]
+        self._files, self.process = [self._lock()], None
         try:
+            self.check_settings()
+            if not self.has_more:
+                self._close()
+                return
             self._files.append((self.folder / files.LOG).open("a", encoding="utf-8"))
             self._said_before = self._files[1].tell()
             self._is_looked_at = self.state == "failed"
+            self._is_measuring = self._is_trained()
             self.process = self._run(self._next_command())
         except BaseException:  # the folder is free for others, whatever it was
             self._close()
@@ -167,7 +183,7 @@ class Job:
         self._close()
         if self.state != "unfinished":  # measured, or what is over was the look at a failure
             return True
-        ended_well = code == 0 and self._is_trained()
+        ended_well = code == 0 and self._is_trained() and not self._is_measuring
         if not (ended_well or self.was_stopped or self.found_no_room):
             self._write_failure(code)
         return True

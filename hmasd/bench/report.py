@@ -53,14 +53,12 @@ def write_report(
     for task in spec.tasks:
         table = tables.score_table(spec, task, found[task], records)
         parts += [f"## {task}, {budget(spec, task):,} env steps\n", tables.markdown(table)]
-        latex.append(tables.latex(table))
-        steadiness = tables.steadiness_table(spec, task, records)
-        if len(steadiness) > 1:
-            parts.append(tables.markdown(steadiness))
-            latex.append(tables.latex(steadiness))
-        runs = tables.runs_table(spec, task, records)
-        if len(runs) > 1:
-            parts.append(tables.markdown(runs))
+        latex += [f"% {task}", tables.latex(table)]
+        for more in (tables.steadiness_table, tables.runs_table):
+            table = more(spec, task, records)
+            if len(table) > 1:
+                parts.append(tables.markdown(table))
+                latex.append(tables.latex(table))
         if found[task]:
             parts += _task_figures(spec, task, found[task], folder)
         if found[task] and tells_success(spec, task, records):
@@ -162,7 +160,7 @@ def _over_tasks(
         parts.append(f"So there is nothing to compare the others with: {first} is the first.\n")
     if first in complete and len(complete) > 1:
         intervals, table = tables.improvement_table(complete)
-        latex.append(tables.latex(table))
+        latex += ["% all tasks", tables.latex(table)]
         drawn = figures.draw_intervals(
             f"Probability that a run of {first} beats one of the other",
             intervals,
@@ -183,10 +181,11 @@ def _diagnosis(jobs: Sequence[Job], records: Sequence[Record], folder: Path) -> 
     for job, record in zip(jobs, records, strict=True):
         config = job.config
         is_trained = config.low_level == "discoverer" and config.individual_coef > 0
-        looks = {} if record.diagnosis is None else record.diagnosis["skills"]
-        look = looks.get("before_success") or looks.get("last")
-        if record.diagnosis is not None and look is not None and is_trained:
-            learned = record.diagnosis["first"]["training_0.95"] is not None
+        if record.diagnosis is None or not is_trained:
+            continue
+        learned = record.diagnosis["first"]["training_0.5"] is not None
+        look = record.diagnosis["skills"]["before_success" if learned else "last"]
+        if look is not None:
             pairs = [(x["nearest"], x["accuracy"]) for x in look["pairs"]]
             known = [pair for pair in pairs if pair[0] is not None]
             dots.setdefault(job.key.task, []).append((learned, known))

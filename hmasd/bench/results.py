@@ -14,7 +14,9 @@ import numpy as np
 
 from hmasd.bench import files
 from hmasd.bench.job import Job, State
+from hmasd.bench.shapes import EVALUATED, fits
 from hmasd.bench.spec import RunKey, Spec, budget
+from hmasd.config import Config
 from hmasd.telemetry.jsonl import read_lines
 from hmasd.telemetry.run_folder import version_files
 from hmasd.telemetry.writers import EVALUATIONS_FILE
@@ -59,7 +61,7 @@ def read_record(job: Job) -> Record:
     rows: list[dict[str, Any]] = []
     damaged: list[str] = []
     if training is not None and (training / EVALUATIONS_FILE).is_file():
-        rows = _whole_evaluations(training / EVALUATIONS_FILE, job.config.eval_episodes)
+        rows = _whole_evaluations(training / EVALUATIONS_FILE, job.config)
     absolute = files.read_if_whole(job.folder / files.ABSOLUTE, damaged)
     if absolute is not None:
         steps = absolute["env_steps"]
@@ -91,12 +93,22 @@ def _commit(versions: Mapping[str, Any]) -> str:
     return commit[:7] + (" with changes" if versions.get("git_has_changes") else "")
 
 
-def _whole_evaluations(path: Path, episodes: int) -> list[dict[str, Any]]:
-    """Rows of the evaluations that have all their episodes of every way of playing."""
-    rows = [{"phase": "evaluation"} | row for row in read_lines(path)]
+def _whole_evaluations(path: Path, config: Config) -> list[dict[str, Any]]:
+    """Rows of the evaluations that have all their episodes of every way of playing.
+
+    Those of a run that went on beyond the budget end with it.
+    """
+    due = config.total_steps // config.eval_interval
+    rows = [
+        {"phase": "evaluation"} | row
+        for row in read_lines(path)
+        if fits(row, EVALUATED) and row["env_steps"] // config.eval_interval <= due
+    ]
     counts = Counter((row["env_steps"], row["mode"]) for row in rows)
     return [
-        row for row in rows if all(counts[row["env_steps"], mode] == episodes for mode in MODES)
+        row
+        for row in rows
+        if all(counts[row["env_steps"], mode] == config.eval_episodes for mode in MODES)
     ]
 
 
@@ -266,7 +278,7 @@ def missing_pieces(spec: Spec, record: Record) -> list[str]:
         )
     if record.diagnosis is None:
         words.append(
-            "no diagnosis, so it is not in what is said of when and why; "
+            "no diagnosis, so it is not in what is said of why runs learn or not; "
             "`python -m hmasd.bench.measure ITS_FOLDER --failed` makes it again"
         )
     return words

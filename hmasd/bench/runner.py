@@ -43,9 +43,18 @@ def make_jobs(spec: Spec, out: Path) -> list[Job]:
         )
         for key in run_keys(spec)
     ]
+    check_settings(jobs)
+    return jobs
+
+
+def check_settings(jobs: Sequence[Job]) -> None:
+    """Refuse folders that hold runs of other settings.
+
+    Raises:
+        ConfigError: One of them does.
+    """
     for job in jobs:
         job.check_settings()
-    return jobs
 
 
 def run_jobs(jobs: Sequence[Job], at_a_time: int, retry: bool = False) -> int:

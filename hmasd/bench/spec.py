@@ -20,6 +20,7 @@ from hmasd.validation import LARGEST_SEED, validate
 
 Metric = Literal["success", "return"]
 MIN_EPISODES = 32
+MOST_SEEDS = 10_000
 SHARED = {
     "seed": "seeds",
     "eval_interval": "eval_interval",
@@ -166,6 +167,11 @@ def _mapping(name: str, value: Any, place: str) -> dict[str, dict[str, Any]]:
 
 
 def _seeds(value: Any, place: str) -> tuple[int, ...]:
+    if type(value) is int and value > MOST_SEEDS:
+        raise ConfigError(
+            f"{place}: seeds = {value}: that would be as many runs of each algorithm, the limit is "
+            f"{MOST_SEEDS}; the one seed of this number is [{value}]"
+        )
     seeds = list(range(1, value + 1)) if type(value) is int else value
     if not isinstance(seeds, list) or not seeds or any(type(x) is not int for x in seeds):
         raise ConfigError(

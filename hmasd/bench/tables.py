@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from hmasd.bench.diagnosis import LOST, SOLVED
+from hmasd.bench.diagnosis import LOST, SOLVED, drops, first_at_least
 from hmasd.bench.results import (
     MODES,
     Record,
@@ -28,6 +28,7 @@ from hmasd.bench.statistics import (
     probability_of_improvement_interval,
     wilson_interval,
 )
+from hmasd.viz.curves import Curve
 
 SIGNIFICANT = 1 - CONFIDENCE  # p value below which the better one is named
 
@@ -279,11 +280,12 @@ def _diagnosis_cells(found: dict[str, Any]) -> list[str]:
 
 def _steadiness_cells(ended: Sequence[Record]) -> list[str]:
     """Of runs that ended; one that failed counts as never good."""
-    runs = _diagnoses(ended)
+    runs = [record for record in ended if record.state == "finished"]
     firsts, falls = [], []
     for mode in MODES:
-        reached = [x for run in runs if (x := run["first"][f"{mode}_{SOLVED:g}"]) is not None]
-        lowest = [min(x["lowest"] for x in found) for run in runs if (found := run["drops"][mode])]
+        curves = [Curve(*points(run, mode, "success")) for run in runs]
+        reached = [x for curve in curves if (x := first_at_least(curve, SOLVED)) is not None]
+        lowest = [min(x.lowest for x in found) for curve in curves if (found := drops(curve))]
         median = f" ({np.median(reached):,.0f})" if reached else ""
         firsts.append(share_text(len(reached), len(ended)) + median)
         falls.append(share_text(len(lowest), len(reached)) + _to(lowest))
@@ -291,12 +293,8 @@ def _steadiness_cells(ended: Sequence[Record]) -> list[str]:
 
 
 def _off_policy_cells(ended: Sequence[Record]) -> list[str]:
-    return [_off_policy(_diagnoses(ended), batches) for batches in ("samples", "segments")]
-
-
-def _diagnoses(ended: Sequence[Record]) -> list[dict[str, Any]]:
-    """Of the runs that finished."""
-    return [x.diagnosis for x in ended if x.state == "finished" and x.diagnosis is not None]
+    runs = [x.diagnosis for x in ended if x.state == "finished" and x.diagnosis is not None]
+    return [_off_policy(runs, batches) for batches in ("samples", "segments")]
 
 
 def _off_policy(runs: Sequence[dict[str, Any]], batches: str) -> str:

@@ -93,9 +93,10 @@ def test_training_s_own_record_tells_where_ours_is_gone(one, tmp_path):
         make_comparison(tmp_path, TEXT.replace("good: {}", "good: {gamma: 0.5}"))
 
 
-def test_a_damaged_file_is_named_with_what_to_do(one, tmp_path):
+@pytest.mark.parametrize("content", ['{"gamma": 0.', "[]", '"x"'])
+def test_a_damaged_file_is_named_with_what_to_do(one, tmp_path, content):
     one.folder.mkdir(parents=True)
-    (one.folder / files.SETTINGS).write_text('{"gamma": 0.')
+    (one.folder / files.SETTINGS).write_text(content)
     with pytest.raises(ConfigError, match=r"settings\.json is damaged .*delete it, and the same"):
         make_comparison(tmp_path)
     (one.folder / files.SETTINGS).unlink()
@@ -243,6 +244,40 @@ def test_two_processes_never_work_in_one_folder(one, tmp_path, monkeypatch):
     wait(other)
 
 
+def test_what_another_comparison_did_meanwhile_is_seen_before_anything_is_done(one, monkeypatch):
+    """It made the run with other settings, or finished it."""
+    play(monkeypatch, "raise SystemExit(3)")
+    settings = one._settings()
+    finish(one, [0.5, 1.0], best=1.0)
+    files.write_json(one.folder / files.SETTINGS, settings | {"gamma": 0.5})
+    with pytest.raises(ConfigError, match=r"other settings \(gamma: 0\.5 -> 0\.99"):
+        one.start()
+    files.write_json(one.folder / files.SETTINGS, settings)
+    one.start()
+    assert one.poll() and one.process is None and one.state == "finished"
+    one._lock().close()  # it is free
+
+
+def test_a_measurement_that_leaves_none_has_failed(one, monkeypatch):
+    """Or it would be made again and again."""
+    play(monkeypatch, "print('nothing to say')")
+    checkpoint.save(checkpoint.checkpoint_path(one.folder / "models", None), {"x": 1})
+    one.start()
+    wait(one)
+    assert one.state == "failed"
+    assert "nothing to say" in files.read_json(one.folder / files.FAILED)["last_words"]
+
+
+def test_a_failure_is_forgotten_by_one_process_alone(one, monkeypatch):
+    monkeypatch.setattr(job, "LOCK_PATIENCE", 0.1)
+    fail(one, [0.5])
+    with one._lock(), pytest.raises(ConfigError, match="another process works in"):
+        Job(one.key, one.config, one.episodes).forget_failure()
+    assert one.state == "failed"
+    one.forget_failure()
+    assert one.state == "unfinished"
+
+
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="uses prctl")
 def test_a_run_dies_with_a_comparison_that_is_killed(tmp_path):
     code = f"""
@@ -268,13 +303,24 @@ time.sleep(60)
     assert status.stdout.strip()[:1] in ("", "Z")
 
 
-def test_a_measurement_that_is_damaged_is_made_again(one, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda whole: whole[:-9],
+        lambda whole: "[]",
+        lambda whole: '{"episodes": 3}',
+        lambda whole: whole.replace("4096", "null"),
+        lambda whole: whole.replace("true", "null", 1),
+        lambda whole: whole.replace("1.0", "NaN", 1),
+    ],
+)
+def test_a_measurement_that_is_damaged_is_made_again(one, tmp_path, monkeypatch, damage):
     finish(one, [0.5, 1.0], best=1.0)
     path = one.folder / files.ABSOLUTE
     checkpoint.save(checkpoint.checkpoint_path(one.folder / "models", None), {"x": 1})
     whole = path.read_text()
     assert make_comparison(tmp_path)[1][0].state == "finished"  # control
-    path.write_text(whole[:-9])
+    path.write_text(damage(whole))
     again = make_comparison(tmp_path)[1][0]
     assert again.state == "unfinished"
     assert again._next_command()[2] == "hmasd.bench.measure"

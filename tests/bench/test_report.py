@@ -1,5 +1,6 @@
 """Tables and figures of comparisons that are written by hand."""
 
+import re
 import shutil
 
 import numpy as np
@@ -83,6 +84,10 @@ def test_who_has_no_run_on_some_task_is_named(tmp_path):
     finish(next(job for job in jobs if job.key[:2] == ("larger", "good")), [0.5, 1.0], best=1.0)
     text = write_report(spec, "made_up", jobs, tmp_path / "report").read_text()  # control
     assert "Without a run" not in text
+    latex = (tmp_path / "report" / "tables.tex").read_text()
+    assert [line for line in latex.splitlines() if line[:1] == "%"] == [
+        *("% exact", "% larger", "% all tasks"),
+    ]
     assert "| bad_one | 3, 1 / 3, 3 |" in text and "P(good > it)" in text
 
 
@@ -110,7 +115,8 @@ def test_what_is_missing_of_a_finished_run_is_said(tmp_path):
     assert "| 2 of 3 [21%, 94%] |\n" in text  # solved at the end: of the second nobody knows
 
 
-def test_a_small_file_that_is_damaged_does_not_keep_the_report_from_being_made(tmp_path):
+@pytest.mark.parametrize("content", ['{"cut o', "[]", "3", '{"git_commit": 3}'])
+def test_a_small_file_that_is_damaged_does_not_keep_the_report_from_being_made(tmp_path, content):
     spec, jobs = make_comparison(tmp_path)
     finish(jobs[0], [0.5, 1.0], best=1.0)
     fail(jobs[1], [0.5])
@@ -121,7 +127,7 @@ def test_a_small_file_that_is_damaged_does_not_keep_the_report_from_being_made(t
         jobs[1].folder / files.FAILED,
         files.training_folder(jobs[2].folder) / "versions_64.json",
     ):
-        path.write_text('{"cut o')
+        path.write_text(content)
     text = write_report(spec, "made_up", jobs, tmp_path / "report").read_text()
     head = text[: text.index("## exact")]
     assert "Runs finished: 1 of 6 (1 failed, 4 not finished); seeds 1, 2, 3. " in head
@@ -187,24 +193,44 @@ def test_tables_as_markdown_and_latex():
 
 
 def test_steadiness_by_hand(tmp_path):
-    """Two of three runs reach 0.95 greedily, at 100 and 300; one of them falls, and falls lower."""
-    spec, jobs = make_comparison(tmp_path)
-    fall = [{"start": 1, "end": 2, "lowest": 0.8}, {"start": 3, "end": None, "lowest": 0.3}]
+    """Two of three runs reach 0.95 greedily, at 2048 and 6144; one of them falls, and falls lower.
+
+    That is of their evaluations, so of one without a diagnosis, too.
+    """
+    spec, jobs = make_comparison(tmp_path, TEXT.replace("env_steps: 4000", "env_steps: 12000"))
     good = [job for job in jobs if job.key.algorithm == "good"]
-    for job, first, drops, share in zip(
-        good, (100, 300, None), ([], fall, []), (None, 0.9, 0.8), strict=True
-    ):
-        finish(job, [0.5], best=1.0)
-        files.write_json(job.folder / files.DIAGNOSIS, diagnosis(first, drops, share))
+    runs = ([1.0] * 5, [0.5, 0.0, 1.0, 0.75, 1.0, 0.25], [0.5] * 6)
+    for job, shares, off in zip(good, runs, (None, 0.9, 0.8), strict=True):
+        finish(job, shares, best=1.0)
+        evaluations = files.training_folder(job.folder) / "evaluations.jsonl"
+        lost = re.sub(r'("stochastic".*?)true', r"\1false", evaluations.read_text())
+        evaluations.write_text(lost)  # stochastic play never got there
+        if off is not None:
+            found = known() | {"off_policy": {"samples": {"share": off, "lag": 2.0}}}
+            found["off_policy"]["segments"] = None
+            files.write_json(job.folder / files.DIAGNOSIS, found)
     records = [read_record(job) for job in good + jobs[1:2]]
     table = tables.steadiness_table(spec, "exact", records)
     [row] = table[1:]  # and no row for what has not ended
-    assert row[:3] == ["good", "2 of 3 [21%, 94%] (200)", "0 of 3 [0%, 56%]"]
-    assert row[3:] == ["1 of 2 [9%, 91%] (to 0.30)", "0 of 0", "85%, by 2.0 versions", "none"]
+    assert row[:3] == ["good", "2 of 3 [21%, 94%] (4,096)", "0 of 3 [0%, 56%]"]
+    assert row[3:] == ["1 of 2 [9%, 91%] (to 0.25)", "0 of 0", "85%, by 2.0 versions", "none"]
     records[1] = records[1]._replace(state="failed")  # what it reached before does not count
-    assert tables.steadiness_table(spec, "exact", records)[1][1] == "1 of 3 [6%, 79%] (100)"
+    assert tables.steadiness_table(spec, "exact", records)[1][1] == "1 of 3 [6%, 79%] (2,048)"
     records = [record._replace(state="failed") for record in records[:3]]
     assert tables.steadiness_table(spec, "exact", records)[1][5] == "-"  # not "none"
+
+
+def test_evaluations_beyond_the_budget_and_rows_that_say_nothing_are_left_out(tmp_path):
+    """A run that somebody let go on after it; a line that is no episode."""
+    spec, jobs = make_comparison(tmp_path)
+    finish(jobs[0], [0.5, 1.0, 0.0], best=1.0)
+    evaluations = files.training_folder(jobs[0].folder) / "evaluations.jsonl"
+    with evaluations.open("a") as file:
+        file.write('{}\n{"env_steps": 2048, "mode": 3, "success": true, "return": NaN}\n')
+    [run] = tables.runs_table(spec, "exact", [read_record(jobs[0])])[1:]
+    assert run[1:] == ["4,096", "-", "1.00 / 1.00", "1.000 / 1.000"]
+    text = write_report(spec, "made_up", jobs, tmp_path / "report").read_text()
+    assert "evaluations, of which" not in text  # both that are due are whole
 
 
 def test_each_run_by_hand(tmp_path):
@@ -288,26 +314,24 @@ def test_only_skills_that_a_discriminator_knows_are_drawn(tmp_path, monkeypatch)
     monkeypatch.setattr(figures, "draw_distances", lambda *dots: drawn.append(dots) or Figure())
     write_report(spec, "made_up", jobs, tmp_path / "report")
     assert drawn == [("exact", [(False, [(1.0, 0.5)])] * 3)]  # the default's three seeds
+    learned = known() | {"skills": {"before_success": look, "last": look}}
+    learned["first"]["training_0.5"] = 2048
+    files.write_json(jobs[0].folder / files.DIAGNOSIS, learned)
+    write_report(spec, "made_up", jobs, tmp_path / "report")
+    assert [has_learned for has_learned, _ in drawn[1][1]] == [True, False, False]
 
 
 def known(look=None):
     """All that the tables need of a run that learned nothing."""
-    found = diagnosis(None, [], None)
-    found["first"] |= {"reward": None, "training_0.5": None, "training_0.95": None}
-    found["skills"] = {"before_success": None, "last": look}
-    found["before_first_reward"] = {
-        "coordinator_entropy": {"team": None, "agent": None},
-        "discriminators": {"individual": None},
-    }
-    return found
-
-
-def diagnosis(first, drops, share):
-    """What the table needs of one; stochastic play never got there."""
     return {
-        "first": {"greedy_0.95": first, "stochastic_0.95": None},
-        "drops": {"greedy": drops, "stochastic": []},
-        "off_policy": share and {"samples": {"share": share, "lag": 2.0}, "segments": None},
+        "first": {"reward": None, "training_0.5": None, "training_0.95": None},
+        "skills": {"before_success": None, "last": look},
+        "before_first_reward": {
+            "coordinator_entropy": {"team": None, "agent": None},
+            "discriminators": {"individual": None},
+        },
+        "drops": {"greedy": [], "stochastic": []},
+        "off_policy": None,
     }
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 folder = Path(sys.argv[1])
 (folder / "models").mkdir(exist_ok=True)
 if (folder / "models" / "hmasd_sync_enhanced_final.pth").exists():
-    (folder / "absolute.json").write_text("{}")
+    (folder / "absolute.json").write_text('{"env_steps": 1, "episodes": []}')
 elif (folder / "failed.json").exists():
     (folder / "diagnosis.json").write_text("{}")
     sys.exit()
