@@ -88,7 +88,11 @@ def _bench(options: argparse.Namespace, out: Path) -> int:
         at_a_time = options.jobs or available_cores()
         print(f"{len(jobs)} runs in {out}, {at_a_time} at a time", flush=True)
         code = run_jobs(jobs, at_a_time, options.retry)
-        check_settings(jobs)  # another comparison may have made some of them meanwhile
+        try:
+            check_settings(jobs)
+        except ConfigError as error:  # another comparison made some of them meanwhile
+            print(f"error: {error}", file=sys.stderr)
+            return code or EXIT_BAD_INPUT
     path = write_report(spec, options.file.stem, jobs, out / files.REPORT)
     print(f"report: {path}")
     for job in jobs:

@@ -180,13 +180,17 @@ class Job:
         code = self.process.poll()
         if code is None:
             return False
-        self._close()
-        if self.state != "unfinished":  # measured, or what is over was the look at a failure
-            return True
-        ended_well = code == 0 and self._is_trained() and not self._is_measuring
-        if not (ended_well or self.was_stopped or self.found_no_room):
-            self._write_failure(code)
+        try:  # the folder is another's only when all is written down
+            if self.state == "unfinished" and not self._ended_well(code):
+                self._write_failure(code)
+        finally:
+            self._close()
         return True
+
+    def _ended_well(self, code: int) -> bool:
+        """Whether what is over, and left the run unfinished, is no failure of it."""
+        is_trained = code == 0 and self._is_trained() and not self._is_measuring
+        return is_trained or self.was_stopped or self.found_no_room
 
     @property
     def found_no_room(self) -> bool:

@@ -21,13 +21,13 @@ import torch
 from hmasd import checkpoint
 from hmasd.bench import files
 from hmasd.bench.diagnosis import diagnose
+from hmasd.bench.results import evaluated_episodes
 from hmasd.bench.skill_maps import draw_skills
 from hmasd.bench.skills import look_at_skills
 from hmasd.config import Config
 from hmasd.disk import EXIT_FULL, is_full
 from hmasd.networks import HMASDNetworks
 from hmasd.settings import stored_config
-from hmasd.telemetry.jsonl import read_lines
 from hmasd.telemetry.writers import EVALUATIONS_FILE
 from hmasd.training.evaluation import MODES, SEED_OFFSET, play_episodes, playing_agent
 from hmasd.viz.curves import read_run
@@ -74,7 +74,7 @@ def measure(folder: Path, episodes: int) -> None:
     training = files.training_folder(folder)
     if training is None or not (training / EVALUATIONS_FILE).is_file():
         raise FileNotFoundError(f"{folder} holds no evaluations: train with eval_interval above 0")
-    best = best_evaluation(read_lines(training / EVALUATIONS_FILE))
+    best = best_evaluation(evaluated_episodes(training / EVALUATIONS_FILE))
     checkpoint.load(checkpoint.checkpoint_path(folder / "models", None))  # it stays: is it whole?
     config, networks = load_policy(checkpoint.policy_path(folder / "models", best))
     num_skills = config.num_team_skills, networks.coordinator.num_agent_skills
@@ -165,7 +165,7 @@ def _diagnose(
 def _evaluated(training: Path) -> list[int]:
     """Env steps of all evaluations; none where the first was not due yet."""
     path = training / EVALUATIONS_FILE
-    return sorted({row["env_steps"] for row in read_lines(path)}) if path.is_file() else []
+    return sorted({row["env_steps"] for row in evaluated_episodes(path)}) if path.is_file() else []
 
 
 def _delete_the_rest(models: Path, kept: set[int]) -> None:

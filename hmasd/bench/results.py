@@ -57,6 +57,7 @@ class Scores(NamedTuple):
 
 def read_record(job: Job) -> Record:
     """Everything that a run's folder holds."""
+    state = job.state  # first: what another process finishes meanwhile is not finished here
     training = files.training_folder(job.folder)
     rows: list[dict[str, Any]] = []
     damaged: list[str] = []
@@ -68,7 +69,7 @@ def read_record(job: Job) -> Record:
         rows += [{"phase": BEST, "env_steps": steps} | row for row in absolute["episodes"]]
     return Record(
         job.key,
-        job.state,
+        state,
         rows,
         files.read_if_whole(job.folder / files.DIAGNOSIS, damaged),
         files.read_failure(job.folder),
@@ -93,6 +94,11 @@ def _commit(versions: Mapping[str, Any]) -> str:
     return commit[:7] + (" with changes" if versions.get("git_has_changes") else "")
 
 
+def evaluated_episodes(path: Path) -> Iterator[dict[str, Any]]:
+    """The lines of `evaluations.jsonl` that are episodes."""
+    return (row for row in read_lines(path) if fits(row, EVALUATED))
+
+
 def _whole_evaluations(path: Path, config: Config) -> list[dict[str, Any]]:
     """Rows of the evaluations that have all their episodes of every way of playing.
 
@@ -101,8 +107,8 @@ def _whole_evaluations(path: Path, config: Config) -> list[dict[str, Any]]:
     due = config.total_steps // config.eval_interval
     rows = [
         {"phase": "evaluation"} | row
-        for row in read_lines(path)
-        if fits(row, EVALUATED) and row["env_steps"] // config.eval_interval <= due
+        for row in evaluated_episodes(path)
+        if row["env_steps"] // config.eval_interval <= due
     ]
     counts = Counter((row["env_steps"], row["mode"]) for row in rows)
     return [

@@ -1,7 +1,8 @@
 """What the JSON files of a run must hold for a report, and whether they do.
 
 A shape is a type (`float`: any finite number), a tuple of alternatives, a list of one shape (of all
-its items), or a mapping of the names that must be there; those that end in ``?`` may be missing.
+its items), a mapping of the names that must be there (those that end in ``?`` may be missing), or a
+function that says whether a value has it.
 """
 
 from __future__ import annotations
@@ -9,11 +10,12 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from hmasd.training.evaluation import MODES
+
 NOTHING = type(None)
 
-EPISODE = {"mode": str, "success": bool, "return": float}
+EPISODE = {"mode": MODES.__contains__, "success": bool, "return": float}
 EVALUATED = {"env_steps": int} | EPISODE
-ABSOLUTE = {"env_steps": int, "episodes": [EPISODE]}
 FAILURE = {"exit_code": int, "last_words": str}
 VERSIONS = {"git_commit?": (str, NOTHING), "git_has_changes?": (bool, NOTHING)}
 METRICS = {"env_steps": int}
@@ -38,6 +40,17 @@ DIAGNOSIS = {
 }
 
 
+def both_ways(episodes: Any) -> bool:
+    """Whether these are episodes of both ways of playing, as many of each, and not none."""
+    if not fits(episodes, [EPISODE]):
+        return False
+    counts = {mode: sum(episode["mode"] == mode for episode in episodes) for mode in MODES}
+    return len(set(counts.values())) == 1 and len(episodes) > 0
+
+
+ABSOLUTE = {"env_steps": int, "episodes": both_ways}
+
+
 def fits(value: Any, shape: Any) -> bool:
     """Whether what JSON gave has the shape."""
     if isinstance(shape, tuple):
@@ -48,6 +61,8 @@ def fits(value: Any, shape: Any) -> bool:
         return isinstance(value, dict) and all(_has(value, *entry) for entry in shape.items())
     if shape is float:
         return type(value) in (int, float) and math.isfinite(value)
+    if not isinstance(shape, type):
+        return bool(shape(value))
     return type(value) is shape  # True is no whole number
 
 

@@ -174,6 +174,10 @@ def save_curves(folders: Sequence[Path], out: Path, title: str | None = None) ->
     figure.savefig(out, dpi=130)
 
 
+def _is_without_metrics(folder: Path) -> bool:
+    return folder.is_dir() and not (folder / "metrics.jsonl").is_file()
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m hmasd.viz.curves", description=__doc__)
@@ -181,8 +185,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("curves.png"), help="png, svg or pdf")
     parser.add_argument("--title", help="heading of the picture")
     options = parser.parse_args(arguments)
+    runs = [folder for folder in options.runs if not _is_without_metrics(folder)]
+    for folder in options.runs if runs else []:
+        if folder not in runs:
+            sys.stderr.write(f"{folder} has no metrics, as after --eval-only: left out\n")
     try:
-        save_curves(options.runs, options.out, options.title)
+        save_curves(runs or options.runs, options.out, options.title)
     except (OSError, ValueError) as error:
         sys.stderr.write(f"{error}\n")
         return 1

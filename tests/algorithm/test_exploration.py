@@ -242,6 +242,9 @@ def test_an_exploring_coordinator_has_batches_and_passes_of_its_own() -> None:
     )
     epochs = [metrics.get("high/epochs") for *_, metrics in rounds(config, 6)]
     assert epochs == [2, 2, None, 5, None, 5]
+    config = replace(config, novelty_coef=1.0, exploration_start=5 * ROUND)  # with two surveys
+    epochs = [metrics.get("high/epochs") for *_, metrics in rounds(config, 12)]
+    assert epochs == [2, 2, 2, 2, None, 5, *[None] * 5, 5]
 
 
 def test_the_critics_memory_goes_on_through_a_pause() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -104,6 +105,43 @@ def test_nothing_new_becomes_usual_while_something_is_won() -> None:
         player.agent.wins.success = success
         surveys.append(player.agent.sync_update().get("high/surveys"))
     assert surveys == [None] * 11 + [1, 1, 1, 1, 2, 2]
+
+
+def test_what_is_new_counts_the_less_the_more_is_won_and_nothing_when_most_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The coordinator explores from the third round on and learns from the sixth."""
+    player = Player(EXPLORES, NeverWon(4))
+    agent, largest = player.agent, []
+    for success in (*[0.0] * 5, 0.5, 0.95):
+        player.collect()
+        agent.wins.success = success
+        novelty = copy.deepcopy(agent.explorer.novelty)
+        with (
+            captured(agent, "_learn_from", monkeypatch) as closed,
+            captured(agent.coordinator, "_advantage", monkeypatch) as rewarded,
+        ):
+            agent.sync_update()
+        if success:
+            bonus = rewarded[0][0].reward - closed[0][0].reward
+            share = 1 - agent.wins.success if success == 0.5 else 0.0
+            risen = novelty.rise(closed[0][0])
+            torch.testing.assert_close(bonus, share * risen, rtol=1e-4, atol=1e-5)
+            largest.append(float(risen.abs().max()))
+    assert min(largest) > 1e-3  # control: there was something new each time
+
+
+def test_a_coordinator_that_begins_anew_keeps_the_survey_by_chance_alone() -> None:
+    """It explores from the fourth round on, learns from the seventh, begins anew at the eighth."""
+    config = replace(EXPLORES, survey_interval=2, exploration_start=4 * SMALL.batch_size)
+    player, found = Player(config, NeverWon(4)), []
+    novelty = player.agent.explorer.novelty
+    assert novelty is not None
+    for _ in range(9):
+        player.collect()
+        player.agent.sync_update()
+        found.append((len(novelty.surveys), novelty.updates))
+    assert found == [(0, 0)] * 5 + [(1, 0), (1, 1), (1, 0), (1, 1)]
 
 
 def test_chance_chooses_during_the_survey_and_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -173,6 +173,28 @@ def test_output_that_nobody_reads_is_no_matter_of_the_folder(tmp_path, monkeypat
         command.main([str(tmp_path / "made_up.yaml"), "--out", str(tmp_path), "--report-only"])
 
 
+def test_runs_that_another_comparison_made_meanwhile_get_into_no_report(
+    tmp_path, monkeypatch, capsys
+):
+    """Both looked at a folder that was empty then; a signal's exit code stays."""
+    _, jobs = make_comparison(tmp_path)
+    code = []
+
+    def meanwhile(*_):
+        files.write_json(jobs[0].folder / files.SETTINGS, jobs[0]._settings() | {"gamma": 0.5})
+        return code[-1]
+
+    monkeypatch.setattr(command, "run_jobs", meanwhile)
+    jobs[0].folder.mkdir(parents=True)
+    for expected, ended in ((2, 0), (130, 130)):
+        (jobs[0].folder / files.SETTINGS).unlink(missing_ok=True)
+        code.append(ended)
+        words = [str(tmp_path / "made_up.yaml"), "--out", str(tmp_path / "out")]
+        assert command.main(words) == expected
+        assert "other settings (gamma: 0.5 -> 0.99)" in capsys.readouterr().err
+    assert not (tmp_path / "out/report").exists()
+
+
 def test_the_help_names_the_exit_code_of_every_signal(capsys):
     assert command.main(["--help"]) == 0
     told = " ".join(capsys.readouterr().out.split())

@@ -258,6 +258,21 @@ def test_what_another_comparison_did_meanwhile_is_seen_before_anything_is_done(o
     one._lock().close()  # it is free
 
 
+def test_a_folder_is_free_only_when_the_failure_is_written_down(one, monkeypatch):
+    """Or a comparison that waits for it would go on with a run that failed."""
+    play(monkeypatch, "raise SystemExit(3)")
+    states, close = [], Job._close
+
+    def look(self):
+        states.append(self.state)
+        close(self)
+
+    monkeypatch.setattr(Job, "_close", look)
+    one.start()
+    wait(one)
+    assert states == ["failed"]
+
+
 def test_a_measurement_that_leaves_none_has_failed(one, monkeypatch):
     """Or it would be made again and again."""
     play(monkeypatch, "print('nothing to say')")
@@ -312,6 +327,9 @@ time.sleep(60)
         lambda whole: whole.replace("4096", "null"),
         lambda whole: whole.replace("true", "null", 1),
         lambda whole: whole.replace("1.0", "NaN", 1),
+        lambda whole: whole.replace("stochastic", "greedy"),
+        lambda whole: whole.replace('"stochastic"', "3"),
+        lambda whole: '{"env_steps": 1, "episodes": []}',
     ],
 )
 def test_a_measurement_that_is_damaged_is_made_again(one, tmp_path, monkeypatch, damage):

@@ -107,6 +107,11 @@ def test_the_command_and_its_errors(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert main([str(tmp_path / "none"), "--out", str(out)]) == 1
     assert "no metrics in" in capsys.readouterr().err
     assert main([str(tmp_path / "a"), "--out", str(tmp_path / "c.unknown")]) == 1
+    (tmp_path / "evaluated").mkdir()  # as --eval-only leaves it
+    folders = [str(tmp_path / name) for name in ("a", "evaluated")]
+    assert main([*folders, "--out", str(out)]) == 0
+    assert f"{folders[1]} has no metrics, as after --eval-only: left out" in capsys.readouterr().err
+    assert main([folders[1], "--out", str(out)]) == 1  # nothing is left
 
 
 def test_viz_imports_no_training() -> None:
