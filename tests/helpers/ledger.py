@@ -52,9 +52,9 @@ def keep_books(config: Config, rounds: int, extra_steps: int = 0) -> Books:
     agent, env, view = make_agent(config)
     prepare, batches, played = agent.coordinator.prepare, [], []
 
-    def record(segments: HighRollout, explores: bool):
+    def record(segments: HighRollout, *more):
         batches.append(Batch(segments, len(played)))
-        return prepare(segments, explores)
+        return prepare(segments, *more)
 
     agent.coordinator.prepare = record
     discarded: list[StepId] = []
