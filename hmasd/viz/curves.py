@@ -185,12 +185,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("curves.png"), help="png, svg or pdf")
     parser.add_argument("--title", help="heading of the picture")
     options = parser.parse_args(arguments)
-    runs = [folder for folder in options.runs if not _is_without_metrics(folder)]
-    for folder in options.runs if runs else []:
+    runs = [x for x in options.runs if not _is_without_metrics(x)] or options.runs
+    for folder in options.runs:
         if folder not in runs:
             sys.stderr.write(f"{folder} has no metrics, as after --eval-only: left out\n")
     try:
-        save_curves(runs or options.runs, options.out, options.title)
+        save_curves(runs, options.out, options.title)
     except (OSError, ValueError) as error:
         sys.stderr.write(f"{error}\n")
         return 1

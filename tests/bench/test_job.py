@@ -289,8 +289,18 @@ def test_a_failure_is_forgotten_by_one_process_alone(one, monkeypatch):
     with one._lock(), pytest.raises(ConfigError, match="another process works in"):
         Job(one.key, one.config, one.episodes).forget_failure()
     assert one.state == "failed"
-    one.forget_failure()
-    assert one.state == "unfinished"
+    other, lock = Job(one.key, one.config, one.episodes), one._lock
+    monkeypatch.setattr(one, "_lock", lambda: (other.forget_failure(), lock())[1])
+    one.forget_failure()  # the other was first
+    assert one.state == "unfinished" and files.earlier_failures(one.folder) == [1]
+
+
+def test_a_last_line_of_metrics_that_tells_no_steps_is_no_progress(one):
+    write_training(one, [0.5])
+    assert one.env_steps == 2048
+    with (files.training_folder(one.folder) / "metrics.jsonl").open("a") as file:
+        file.write('{"env_steps": null}\n')
+    assert one.env_steps == 0
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="uses prctl")

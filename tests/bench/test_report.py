@@ -88,6 +88,7 @@ def test_who_has_no_run_on_some_task_is_named(tmp_path):
     assert [line for line in latex.splitlines() if line[:1] == "%"] == [
         *("% exact", "% larger", "% all tasks"),
     ]
+    assert latex.count(r"\begin{tabular}") == 3 + 3 + 1  # scores, steadiness, runs of each task
     assert "| bad_one | 3, 1 / 3, 3 |" in text and "P(good > it)" in text
 
 
@@ -115,7 +116,7 @@ def test_what_is_missing_of_a_finished_run_is_said(tmp_path):
     assert "| 2 of 3 [21%, 94%] |\n" in text  # solved at the end: of the second nobody knows
 
 
-@pytest.mark.parametrize("content", ['{"cut o', "[]", "3", '{"git_commit": 3}'])
+@pytest.mark.parametrize("content", ['{"cut o', "[]", "3", '{"git_commit": 3, "first": {}}'])
 def test_a_small_file_that_is_damaged_does_not_keep_the_report_from_being_made(tmp_path, content):
     spec, jobs = make_comparison(tmp_path)
     finish(jobs[0], [0.5, 1.0], best=1.0)
@@ -314,11 +315,12 @@ def test_only_skills_that_a_discriminator_knows_are_drawn(tmp_path, monkeypatch)
     monkeypatch.setattr(figures, "draw_distances", lambda *dots: drawn.append(dots) or Figure())
     write_report(spec, "made_up", jobs, tmp_path / "report")
     assert drawn == [("exact", [(False, [(1.0, 0.5)])] * 3)]  # the default's three seeds
-    learned = known() | {"skills": {"before_success": look, "last": look}}
+    before = look | {"pairs": [{"nearest": 2.0, "accuracy": 0.1}]}
+    learned = known() | {"skills": {"before_success": before, "last": look}}
     learned["first"]["training_0.5"] = 2048
     files.write_json(jobs[0].folder / files.DIAGNOSIS, learned)
     write_report(spec, "made_up", jobs, tmp_path / "report")
-    assert [has_learned for has_learned, _ in drawn[1][1]] == [True, False, False]
+    assert drawn[1] == ("exact", [(True, [(2.0, 0.1)]), *[(False, [(1.0, 0.5)])] * 2])
 
 
 def known(look=None):
