@@ -131,17 +131,17 @@ class Coordinator:
         )
         return advantage[at]
 
-    def update(self, batch: HighBatch, epochs: int | None = None) -> Metrics:
+    def update(self, batch: HighBatch, epochs: int) -> Metrics:
         """All PPO epochs over one batch of segments; returns the metrics `high/...`.
 
         Args:
             batch: of `prepare`.
-            epochs: at most so many; None: `coordinator_epochs`.
+            epochs: at most so many.
         """
         parts, means = self._parts(batch), Means(*METRICS, ranks=self.ranks)
         ratio_errors: list[Tensor] = []
         steps = 0
-        for _ in range(self.config.coordinator_epochs if epochs is None else epochs):
+        for _ in range(epochs):
             moved: list[Tensor] = []
             self.learner.accumulate(self._losses(parts, means, ratio_errors, moved))
             if steps and self._has_moved_far(moved):

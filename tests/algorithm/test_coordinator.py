@@ -323,7 +323,7 @@ def results(*, garbage: bool, obey: bool = True) -> tuple[dict[str, float], list
         batch.advantage[dead] += 7
         batch.target[dead] -= 7
         batch.value[dead] += 3
-    metrics = read(player.agent.coordinator.update(batch))
+    metrics = read(player.agent.coordinator.update(batch, 2))
     return metrics, list(player.agent.networks.coordinator.parameters())
 
 
@@ -381,7 +381,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(
     batch, _ = updated(player, monkeypatch)
     before = [x.detach().clone() for x in player.agent.networks.coordinator.parameters()]
     batch.advantage[0, 0] = float("nan")
-    player.agent.coordinator.update(batch)
+    player.agent.coordinator.update(batch, 2)
     with pytest.raises(TrainingError, match="coordinator's loss"):
         read({}, [player.agent.coordinator.learner])
     for a, b in zip(before, player.agent.networks.coordinator.parameters(), strict=True):
@@ -391,7 +391,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(
 def test_update_makes_good_choices_likelier(float64: None) -> None:
     """One skill is always worth more: after some passes it is chosen more; control: sign."""
     for sign in (1.0, -1.0):
-        player = Player(replace(NOW, coordinator_epochs=10, high_entropy_coef=0.0), Counter(4))
+        player = Player(replace(NOW, high_entropy_coef=0.0), Counter(4))
         player.collect()
         agent = player.agent
         agent.high_storage.cut(agent._next_view)
@@ -400,7 +400,7 @@ def test_update_makes_good_choices_likelier(float64: None) -> None:
         assert 0 < good.mean() < 1
         advantage = torch.zeros_like(batch.advantage)
         advantage[:, 0] = sign * (2 * good - 1)
-        agent.coordinator.update(batch._replace(advantage=advantage))
+        agent.coordinator.update(batch._replace(advantage=advantage), 10)
         with torch.no_grad():
             after = agent.networks.coordinator.evaluate(
                 batch.state, batch.obs, batch.team_skill, batch.agent_skills
@@ -414,7 +414,6 @@ def passes_and_kl(epochs: int, limit: float, slices: int) -> tuple[float, float]
     """Passes that an update made, and the KL of the coordinator that is left, measured anew."""
     config = replace(
         NOW,
-        coordinator_epochs=epochs,
         learning_rate=1e-3,
         samples_at_once=slices,
         coordinator_kl_limit=limit,
@@ -424,7 +423,7 @@ def passes_and_kl(epochs: int, limit: float, slices: int) -> tuple[float, float]
     agent = player.agent
     agent.high_storage.cut(agent._next_view)
     batch = agent.coordinator.prepare(agent.high_storage.rollout(0))
-    metrics = agent.coordinator.update(batch)
+    metrics = agent.coordinator.update(batch, epochs)
     with torch.no_grad():
         now = agent.networks.coordinator.evaluate(
             batch.state, batch.obs, batch.team_skill, batch.agent_skills
